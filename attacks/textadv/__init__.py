@@ -1,0 +1,1 @@
+"""Attack recipes on TextAttack: build, run, resume."""

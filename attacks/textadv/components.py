@@ -1,0 +1,42 @@
+"""TextAttack components of ours. Import only after `textadv.runtime.load_textattack`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from textattack.goal_functions import UntargetedClassification
+from textattack.models.wrappers import ModelWrapper
+from textattack.transformations.word_swaps.word_swap import WordSwap
+
+from textadv.recipes import ProbabilityModel
+from textadv.synonyms import candidates
+
+QUERY_BATCH = 128
+
+
+class SortedWordNetSwap(WordSwap):  # type: ignore[misc]
+    """Swap a word for its WordNet synonyms, in sorted order.
+
+    TextAttack's own swap returns `list(set(...))`, whose order follows Python's hash seed; an uncased victim
+    makes case variants exact ties, so that order decides rows. It also asks the network for data when built.
+    """
+
+    def _get_replacement_words(self, word: str) -> list[str]:
+        return candidates(word)
+
+
+class ProbabilityWrapper(ModelWrapper):  # type: ignore[misc]
+    """A victim's probability function as TextAttack wants it."""
+
+    def __init__(self, predict: ProbabilityModel) -> None:
+        self.model = predict
+
+    def __call__(self, text_input_list: Sequence[str], **_: Any) -> torch.Tensor:
+        return torch.as_tensor(self.model(list(text_input_list)), dtype=torch.float64)
+
+
+def untargeted(model: ProbabilityModel) -> Any:
+    """The untargeted goal: any label but the gold one."""
+    return UntargetedClassification(ProbabilityWrapper(model), model_batch_size=QUERY_BATCH)

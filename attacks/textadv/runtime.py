@@ -1,0 +1,84 @@
+"""Import TextAttack without its side effects.
+
+TextAttack's import asks NLTK's servers for data, fails where the English stopwords are missing, marks its set-up
+as done even when it failed, and with `TA_CACHE_DIR` set moves the caches of every other library. Here it is
+imported once, late, with a cache folder of our own that is marked as set up, and with the shipped stopwords as
+the last place NLTK looks; the environment is as it was afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from importlib import metadata, resources
+from pathlib import Path
+from types import ModuleType
+
+from harness.core.compat import prepare_torchvision
+from harness.core.errors import ConfigurationError
+from harness.core.files import atomic_writer, cache_folder
+
+# All that TextAttack sets when TA_CACHE_DIR is given.
+_VARIABLES = ("TA_CACHE_DIR", "TFHUB_CACHE_DIR", "PYTORCH_TRANSFORMERS_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+_SET_UP_MARK = "post_install_check_3"
+
+
+@lru_cache(maxsize=1)
+def load_textattack() -> ModuleType:
+    """Import and return `textattack`; takes some seconds the first time.
+
+    Raises:
+        ConfigurationError: TextAttack is not installed.
+    """
+    try:
+        version = metadata.version("textattack")
+    except metadata.PackageNotFoundError as error:
+        raise ConfigurationError(
+            "attacks need TextAttack, which is not installed.", 'Install it: pip install "palimpsest[attack]".'
+        ) from error
+    prepare_torchvision()
+    # These read their cache folders at import: they must not see TextAttack's.
+    import datasets  # noqa: F401
+    import nltk
+    import transformers  # noqa: F401
+
+    folder = cache_folder(f"textattack-{version}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _SET_UP_MARK).touch()
+    nltk.data.path.append(str(_private_stopwords(folder)))
+    before = {name: os.environ.get(name) for name in _VARIABLES}
+    os.environ["TA_CACHE_DIR"] = str(folder)
+    try:
+        import textattack
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+    # It warns that it does not know the victim's class, which is a plain function on purpose.
+    logging.getLogger("textattack").setLevel(logging.ERROR)
+    textattack.shared.utils.logger.setLevel(logging.ERROR)
+    return textattack  # type: ignore[no-any-return]
+
+
+def _private_stopwords(folder: Path) -> Path:
+    """Copy the shipped stopwords to where NLTK accepts them.
+
+    NLTK refuses data in folders that others may write to, as a package folder may be.
+    """
+    name = Path("corpora", "stopwords", "english")
+    shipped = (resources.files("textadv") / "resources" / "nltk_data").joinpath(*name.parts).read_bytes()
+    target = folder / "nltk_data" / name
+    if not target.is_file() or target.read_bytes() != shipped:
+        with atomic_writer(target) as handle:
+            handle.write(shipped)
+    for place in (target, *list(target.parents)[:3]):
+        place.chmod(0o644 if place == target else 0o755)
+    return folder / "nltk_data"
+
+
+def textattack_version() -> str:
+    """The installed version, without importing TextAttack; results differ between versions."""
+    return metadata.version("textattack")

@@ -1,0 +1,1 @@
+"""Ground floor: errors, registry, files, runs, features, result rows, statistics. Imports nothing of ours."""

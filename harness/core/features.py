@@ -1,0 +1,132 @@
+"""The feature store: what a model said of a data set, kept per layer and read memory-mapped.
+
+One folder per key, and the key holds everything the arrays depend on (weights hash, data hash, layers, pooling,
+maximal length, dtype). Rows are appended in shards of a fixed number of texts; a shard takes its name only when it
+is whole, with its SHA-256 in the manifest. A shard that is missing, or whose hash differs, is computed again.
+
+    <root>/<key hash>/manifest.json        key, rows, shard size; per shard: hash, seconds, truncated
+    <root>/<key hash>/00000.safetensors    probabilities and one array a layer; opened as a memory map
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.files import atomic_writer, hash_file, hash_json, read_json, write_json
+from harness.core.progress import Progress
+
+Arrays = dict[str, NDArray[Any]]
+SHARD_ROWS = 512
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Arrays of one key, concatenated over shards.
+
+    Attributes:
+        arrays: Name -> (n, ...) array.
+        seconds: What computing them cost, whenever that was.
+        truncated: How many texts were cut to the maximal length.
+    """
+
+    arrays: Arrays
+    seconds: float
+    truncated: int
+
+
+class FeatureStore:
+    """Shards of arrays in a folder, made once and trusted only while their hashes hold.
+
+    Args:
+        root: The folder that holds one folder a key.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def get(
+        self,
+        key: Mapping[str, Any],
+        rows: int,
+        compute: Callable[[int, int], tuple[Arrays, float, int]],
+        *,
+        what: str = "features",
+    ) -> StoredFeatures:
+        """Return the arrays of `key`, computing the shards that are not there.
+
+        Args:
+            key: JSON-able facts that decide the arrays.
+            rows: n, how many rows there are.
+            compute: (start, stop) -> (arrays of those rows, seconds, truncated).
+            what: What the progress bar says is being read.
+        """
+        import filelock
+
+        folder = self.root / hash_json(dict(key))[:24]
+        folder.mkdir(parents=True, exist_ok=True)
+        starts = range(0, rows, SHARD_ROWS)
+        with filelock.FileLock(folder / ".lock"):
+            manifest = _manifest(folder, key, rows)
+            missing = [start for start in starts if not _valid(folder, manifest, start)]
+            if missing:
+                with Progress(what, total=rows, unit="text") as bar:
+                    bar.advance(sum(min(SHARD_ROWS, rows - s) for s in starts if s not in missing))
+                    for start in missing:
+                        stop = min(start + SHARD_ROWS, rows)
+                        _write_shard(folder, manifest, start, compute(start, stop))
+                        bar.advance(stop - start)
+            shards = [_read_shard(folder / _name(start)) for start in starts]
+        entries = [manifest["shards"][_name(start)] for start in starts]
+        names = shards[0] if shards else {}
+        return StoredFeatures(
+            {name: np.concatenate([shard[name] for shard in shards]) for name in names},
+            sum(float(entry["seconds"]) for entry in entries),
+            sum(int(entry["truncated"]) for entry in entries),
+        )
+
+
+def _manifest(folder: Path, key: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    fresh = {"key": dict(key), "rows": rows, "shard_rows": SHARD_ROWS, "shards": {}}
+    path = folder / "manifest.json"
+    if not path.exists():
+        return fresh
+    try:
+        known = dict(read_json(path))
+    except ValueError:  # damaged: everything is computed again
+        return fresh
+    same = all(known.get(name) == fresh[name] for name in ("key", "rows", "shard_rows"))
+    return known if same else fresh
+
+
+def _name(start: int) -> str:
+    return f"{start // SHARD_ROWS:05d}.safetensors"
+
+
+def _valid(folder: Path, manifest: Mapping[str, Any], start: int) -> bool:
+    entry = manifest["shards"].get(_name(start))
+    path = folder / _name(start)
+    return bool(entry) and path.is_file() and hash_file(path) == entry["sha256"]
+
+
+def _write_shard(folder: Path, manifest: dict[str, Any], start: int, made: tuple[Arrays, float, int]) -> None:
+    from safetensors.numpy import save
+
+    arrays, seconds, truncated = made
+    path = folder / _name(start)
+    with atomic_writer(path) as handle:
+        handle.write(save({name: np.ascontiguousarray(values) for name, values in arrays.items()}))
+    manifest["shards"][path.name] = {"sha256": hash_file(path), "seconds": seconds, "truncated": truncated}
+    write_json(folder / "manifest.json", manifest)
+
+
+def _read_shard(path: Path) -> Arrays:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as shard:
+        return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (not a dict)

@@ -1,0 +1,243 @@
+"""The result row: what one evaluation found, in one immutable file named after its content.
+
+    <leaderboard>/results/<board>/<id>.json
+
+Nothing is ever appended to a shared file, so any number of processes and machines add rows without a lock, and
+two leaderboards merge by copying files. The id is a hash of everything that the work decides; timings and the
+name of the run stay outside it, so the same work done twice is one row and the first file stays.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import numbers
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import DataError, UnknownNameError
+from harness.core.files import disk_errors, fsync_folder, hash_json, write_json
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+Row = dict[str, Any]
+
+BOARDS = ("detection",)
+SCHEMA_VERSION = 1
+DETECTION_METRICS: tuple[str, ...] = (
+    # The threshold is chosen on the scored texts themselves, where there is one.
+    "auc",
+    "aupr",
+    "tpr_at_fpr_1",
+    "tpr_at_fpr_5",
+    "tpr_at_fpr_10",
+    "fpr_at_tpr_95",
+    "f1_at_fpr_10",
+    # The threshold is chosen on held-out clean texts; null where there were none or too few.
+    "heldout_tpr_1",
+    "heldout_tpr_5",
+    "heldout_tpr_10",
+    "realised_fpr_1",
+    "realised_fpr_5",
+    "realised_fpr_10",
+    "heldout_f1_10",
+)
+
+_ID_LENGTH = 16
+_NOT_IN_ID = ("id", "cost", "run")
+_WHOLE = ("schema", "seed", "n_clean", "n_adversarial", "n_calibration")
+_LONGEST_REASON = 300
+
+
+def finish_row(row: Mapping[str, Any]) -> Row:
+    """Completes a detection row with `schema`, `board` and `id`, and checks it.
+
+    Finishing a finished row changes nothing. The row given is left as it is.
+
+    Args:
+        row: The other keys of `schemas/detection.json`. NaN becomes null, tuples lists, NumPy numbers plain.
+
+    Returns:
+        A row that can be written.
+
+    Raises:
+        DataError: The row breaks the schema, holds what JSON cannot, or has an id that is not its own; the
+            message gives the JSON path.
+    """
+    finished = _normal({"schema": SCHEMA_VERSION, "board": "detection", **row})
+    own = _content_id(finished)
+    finished.setdefault("id", own)
+    _validate(finished, "detection")
+    if finished["id"] != own:
+        raise DataError(
+            f"$.id: {finished['id']} is not the id of this row, which is {own}.",
+            "Leave the id out; it is computed.",
+        )
+    return finished
+
+
+def write_row(leaderboard: Path, row: Mapping[str, Any]) -> Path:
+    """Writes a row to its own file, atomically; a file that is already there is left as it is.
+
+    Args:
+        leaderboard: The folder that holds `results/`; made when it is not there.
+        row: A row as `finish_row` takes or gives it.
+
+    Returns:
+        The row's file.
+
+    Raises:
+        DataError: As `finish_row`.
+        DiskFullError: The device is full; nothing is left behind.
+    """
+    finished = finish_row(row)
+    path = _folder(leaderboard, finished["board"]) / f"{finished['id']}.json"
+    if path.exists():
+        return path
+    # A rename would replace the file of a process that came first with other timings; a hard link never does.
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.staged")
+    try:
+        write_json(staged, finished)
+        with disk_errors(path):
+            try:
+                os.link(staged, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links
+                os.replace(staged, path)
+        fsync_folder(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+    return path
+
+
+def read_rows(leaderboard: Path, board: str) -> list[Row]:
+    """Reads and checks every row of a board.
+
+    Args:
+        leaderboard: The folder that holds `results/`; no rows are no error.
+        board: Name of the board.
+
+    Returns:
+        The rows in order of their ids.
+
+    Raises:
+        DataError: A file is damaged: no JSON, against the schema, or not the content that its name promises.
+        UnknownNameError: There is no such board.
+    """
+    return [_read_row(path, board) for path in row_files(leaderboard, board)]
+
+
+def row_files(leaderboard: Path, board: str) -> list[Path]:
+    """The files of a board's rows, in order of their names and unread.
+
+    Args:
+        leaderboard: The folder that holds `results/`.
+        board: Name of the board.
+
+    Returns:
+        The paths; files whose names begin with a dot are half-written and not among them.
+
+    Raises:
+        UnknownNameError: There is no such board.
+    """
+    return sorted(path for path in _folder(leaderboard, board).glob("*.json") if path.name[0] != ".")
+
+
+def _folder(leaderboard: Path, board: str) -> Path:
+    if board not in BOARDS:
+        raise UnknownNameError("board", board, BOARDS)
+    return Path(leaderboard) / "results" / board
+
+
+def _read_row(path: Path, board: str) -> Row:
+    try:
+        # Python's parser takes NaN and Infinity, which are not JSON and are never written.
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        if not isinstance(value, dict):
+            raise DataError("$: it is not an object.")
+        row = _normal(value)
+        _validate(row, board)
+        own = _content_id(row)
+        if row["id"] != own:
+            raise DataError(f"$.id: the content belongs to {own}, so it was changed after it was written.")
+        if path.stem != own:
+            raise DataError(f"the content belongs to {own}.json.")
+    except (DataError, ValueError, OSError, RecursionError) as error:
+        reason = error.message if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{path} is not a sound result row: {reason}",
+            "Rows are never edited; restore the file, or delete it and run the evaluation again.",
+        ) from error
+    return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise DataError(f"{name} is not JSON.")
+
+
+def _content_id(row: Row) -> str:
+    try:
+        return hash_json({key: value for key, value in row.items() if key not in _NOT_IN_ID})[:_ID_LENGTH]
+    except UnicodeEncodeError as error:
+        raise DataError(f"$: a text in it is not Unicode ({error.reason}).") from error
+
+
+def _normal(row: Mapping[str, Any]) -> Row:
+    """The row in the one form that is hashed and written: 1 and 1.0 must not give two ids."""
+    normal: Row = _plain(row, "$")
+    for key in _WHOLE:
+        if isinstance(normal.get(key), float) and normal[key].is_integer():
+            normal[key] = int(normal[key])
+    metrics = normal.get("metrics")
+    for entry in [*(metrics.values() if isinstance(metrics, dict) else ()), normal.get("cost")]:
+        if isinstance(entry, dict):
+            entry.update({key: float(value) for key, value in entry.items() if type(value) is int})
+    return normal
+
+
+def _plain(value: Any, path: str) -> Any:
+    """A JSON value of plain Python types; NaN becomes None and minus zero becomes zero."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if math.isinf(number):
+            raise DataError(f"{path}: {number} is not a JSON number.")
+        return None if math.isnan(number) else number + 0.0
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise DataError(f"{path}: the key {key!r} is not a string.")
+        return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    raise DataError(f"{path}: JSON cannot hold a {type(value).__name__}.")
+
+
+@functools.cache
+def _validator(board: str) -> Draft202012Validator:
+    from importlib import resources
+
+    from jsonschema import Draft202012Validator
+
+    text = resources.files("harness.core").joinpath("schemas", f"{board}.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+def _validate(row: Row, board: str) -> None:
+    errors = sorted(_validator(board).iter_errors(row), key=lambda error: (error.json_path, error.message))
+    if errors:
+        message = errors[0].message
+        # The library quotes the offending value in full, which may be the whole row.
+        if len(message) > _LONGEST_REASON:
+            message = f"... {message[-_LONGEST_REASON:]}"
+        more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0].json_path}: {message}{more}.")

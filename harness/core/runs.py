@@ -1,0 +1,272 @@
+"""The run folder: what every command that computes leaves behind.
+
+    config.yaml     what was asked for, resolved, with the hashes of the data and models it was asked of
+    manifest.json   versions, git state, hardware, wall and device time, status, hashes of the outputs
+    run.log         one line a session; the traceback of an unexpected error
+    ...             the outputs
+
+The same configuration again resumes; another one is refused. One process at a time works in a folder; the lock
+is the operating system's, so a killed process leaves none behind.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.core.errors import ConfigurationError, HarnessError
+from harness.core.files import disk_errors, hash_file, hash_json, read_json, write_json, write_text
+
+CONFIG, MANIFEST, LOG, LOCK = "config.yaml", "manifest.json", "run.log", ".lock"
+_PACKAGES = (
+    "datasets",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "scikit-learn",
+    "textattack",
+    "torch",
+    "transformers",
+)
+
+
+class Run:
+    """A run folder, opened for work.
+
+    Use it as a context manager: it holds the folder's lock, and an unexpected error leaves its traceback in
+    `run.log`.
+
+    Args:
+        folder: Where the run lives; made when it is not there.
+        command: The command that makes it, for example "attack run".
+        config: JSON-able settings that decide the outputs; a run is resumed only under an equal one.
+
+    Raises:
+        ConfigurationError: The folder holds another run, other files, or a process at work.
+    """
+
+    def __init__(self, folder: Path, command: str, config: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.command = command
+        self.config = {"command": command, **config}
+        self.id = hash_json(self.config)[:12]
+        self.resumed = False
+        self._lock: Any = None
+        self._started = 0.0
+        self._check()
+
+    def path(self, *parts: str) -> Path:
+        """A path inside the folder."""
+        return self.folder.joinpath(*parts)
+
+    @property
+    def log_path(self) -> Path:
+        """The run's log."""
+        return self.path(LOG)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands on disk, or an empty one."""
+        path = self.path(MANIFEST)
+        return dict(read_json(path)) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier session completed this run."""
+        return bool(self.manifest.get("status") == "complete")
+
+    def __enter__(self) -> Run:
+        import filelock
+
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(self.path(LOCK))
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise ConfigurationError(
+                f"another process is at work in {self.folder}.", "Wait for it, or use another --out."
+            ) from error
+        self._check()  # again: another process may have taken the folder before the lock was ours
+        self.resumed = self.path(CONFIG).exists()
+        self._started = time.monotonic()
+        if not self.resumed:
+            import yaml
+
+            write_text(self.path(CONFIG), yaml.safe_dump(self.config, sort_keys=True, allow_unicode=True))
+        self.log("resumed" if self.resumed else "started")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, HarnessError):
+                self.log(f"stopped: {error.message}")
+            elif isinstance(error, Exception):
+                self.log("failed\n" + "".join(traceback.format_exception(error)))
+                error.add_note(f"The traceback is kept in {self.log_path}.")
+            elif error is not None:
+                self.log(f"interrupted: {type(error).__name__}")
+        finally:
+            self._lock.release()
+
+    def log(self, text: str) -> None:
+        """Append a dated line to `run.log`. A full disk does not hide the error that is being logged."""
+        try:
+            with open(self.log_path, "a", encoding="utf-8") as handle:
+                handle.write(f"{_now()} [{os.getpid()}] {text}\n")
+        except OSError:
+            if self.path(MANIFEST).exists() or self.path(CONFIG).exists():
+                return
+            raise
+
+    def finish(self, outputs: list[str], **facts: Any) -> None:
+        """Write the manifest that makes the run complete.
+
+        Args:
+            outputs: Names of the files the run made; their hashes go into the manifest.
+            **facts: JSON-able extras: seeds, counts, device seconds.
+        """
+        manifest = self.manifest
+        manifest.update(
+            status="complete",
+            command=self.command,
+            run=self.id,
+            finished=_now(),
+            wall_seconds=round(time.monotonic() - self._started, 3),
+            versions=versions(),
+            git=git_state(),
+            hardware=hardware(),
+            outputs={name: hash_file(self.path(name)) for name in sorted(outputs)},
+            **facts,
+        )
+        write_json(self.path(MANIFEST), manifest)
+        self.log("complete")
+
+    def _check(self) -> None:
+        """Refuse a folder that belongs to something else."""
+        import yaml
+
+        if self.folder.is_file():
+            raise ConfigurationError(f"{self.folder} is a file, not a folder.", "Choose another --out.")
+        if not self.folder.is_dir():
+            return
+        path = self.path(CONFIG)
+        if not path.exists():
+            strangers = [entry.name for entry in self.folder.iterdir() if entry.name not in (LOCK, LOG)]
+            # A process killed before its first rename leaves only a temporary file.
+            strangers = [name for name in strangers if not name.endswith(".tmp")]
+            if strangers:
+                raise ConfigurationError(
+                    f"the folder {self.folder} is not empty and holds no run ({sorted(strangers)[0]} is in it).",
+                    "Choose an empty folder or a new name for --out.",
+                )
+            return
+        known = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if known != self.config:
+            keys = sorted(k for k in {*known, *self.config} if known.get(k) != self.config.get(k))
+            changes = "; ".join(f"{k}: {_short(known.get(k))} -> {_short(self.config.get(k))}" for k in keys[:4])
+            raise ConfigurationError(
+                f"the run folder {self.folder} was made by another configuration ({changes}).",
+                "Use another --out, or run the earlier command to resume it.",
+            )
+
+
+def read_run(folder: Path, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the configuration and the manifest of a finished run.
+
+    Args:
+        folder: A run folder.
+        command: The command that must have made it, for example "attack run"; a prefix such as "attack" will do.
+
+    Raises:
+        ConfigurationError: It is no run folder, another command's, or not finished.
+    """
+    import yaml
+
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise ConfigurationError(f"{folder} is not a run folder: it has no {CONFIG}.")
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    if not str(config.get("command", "")).startswith(command):
+        raise ConfigurationError(
+            f"{folder} was made by `harness {config.get('command')}`, not by `harness {command}`."
+        )
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    if manifest.get("status") != "complete":
+        raise ConfigurationError(
+            f"the run in {folder} is not finished.", f"Run its `harness {config['command']}` command again to resume it."
+        )
+    return config, manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what its results depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("palimpsest", *_PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and dirtiness of the checkout this package runs from; None when it is installed from a wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory, accelerator: what a timing depends on."""
+    import torch
+
+    facts: dict[str, Any] = {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts["accelerator"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

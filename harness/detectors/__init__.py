@@ -1,0 +1,1 @@
+"""Detectors of adversarial texts, one a file, on one small contract."""

@@ -1,0 +1,172 @@
+"""Build, fit, save and load detectors.
+
+A fit depends on the victim and the training texts, never on an attack, so it is kept in the user's cache folder and
+used again for every attack on that victim. State is safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.core.errors import ConfigurationError, DataError, MissingFileError
+from harness.core.files import atomic_writer, cache_folder, hash_json, read_json, write_json
+from harness.core.runs import versions
+from harness.detectors.base import Detector
+from harness.detectors.registry import DETECTORS
+from harness.text.datasets import TextDataset
+from harness.text.reading import read_texts
+from harness.text.victims import Victim, VictimOutputs
+
+DETECTOR_FILE, STATE_FILE = "detector.json", "state.safetensors"
+_FORMAT = 1
+
+
+def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any]) -> Detector:
+    """An unfitted detector for a victim.
+
+    Args:
+        name: A name in the registry.
+        victim: Its layers are what `layer` counts.
+        parameters: Constructor arguments; those the detector does not take are left out where they are None.
+
+    Raises:
+        UnknownNameError: There is no such detector.
+        ConfigurationError: It does not take a given parameter.
+    """
+    kind = DETECTORS.get(name)
+    given = {key: value for key, value in parameters.items() if value is not None}
+    known = set(inspect.signature(kind).parameters)
+    foreign = sorted(set(given) - known)
+    if foreign:
+        raise ConfigurationError(
+            f"the detector {name!r} takes no {foreign[0]}.", f"It takes: {', '.join(sorted(known)) or 'nothing'}."
+        )
+    if "layer" in known:
+        given["layer"] = victim.layer(given.get("layer", -1))
+    return kind(**given)
+
+
+def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextDataset | None, seed: int = 0) -> None:
+    """Fit detectors on clean training texts, reading the victim once for all of them.
+
+    Only the rows that some detector wants are run through the victim. Fits are kept in, and taken from, the cache.
+
+    Args:
+        detectors: Unfitted detectors; fitted in place.
+        victim: Whose features they read.
+        train: Training texts with gold labels; may be None when no detector wants any.
+        seed: Seed of the draw of training rows.
+
+    Raises:
+        DataError: Training texts are needed and missing, or too few.
+    """
+    waiting = [detector for detector in detectors if detector.fit_rows != 0]
+    if not waiting:
+        return
+    if train is None:
+        raise DataError(
+            f"the detector {waiting[0].info.name!r} is fitted on clean training texts, and none were given.",
+            "Pass --dataset, with a train split.",
+        )
+    victim.check_labels(train.labels, train.name)
+    unfitted = []
+    for detector in waiting:
+        folder = _cache_folder(detector, victim, train, seed)
+        if (folder / DETECTOR_FILE).exists():
+            detector.restore(_read_state(folder))
+        else:
+            unfitted.append((detector, folder))
+    if not unfitted:
+        return
+    draws = [_draw(len(train), detector.fit_rows, seed) for detector, _ in unfitted]
+    needed = np.unique(np.concatenate(draws))
+    layers = sorted({victim.layer(layer) for detector, _ in unfitted for layer in detector.layers})
+    reading = read_texts(victim, [train.texts[i] for i in needed], layers, what="reading training texts")
+    for (detector, folder), drawn in zip(unfitted, draws, strict=True):
+        rows = np.searchsorted(needed, drawn)
+        detector.fit(reading.outputs.take(rows), train.labels[drawn])
+        save_detector(folder, detector, {})
+
+
+def score(detector: Detector, outputs: VictimOutputs) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Scores of a detector, checked for shape and NaN.
+
+    Raises:
+        DataError: The detector gave a NaN; it is named.
+    """
+    scores = np.asarray(detector.score(outputs), dtype=np.float64)
+    if scores.shape != (len(outputs.probabilities),) or np.isnan(scores).any():
+        raise DataError(f"the detector {detector.info.name!r} gave scores that are not n finite numbers.")
+    return scores
+
+
+def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) -> None:
+    """Write a fitted detector: arrays as safetensors, the rest as JSON; the JSON comes last and makes it whole."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(values) for name, values in detector.arrays().items()}
+    with atomic_writer(folder / STATE_FILE) as handle:
+        handle.write(save(arrays))
+    write_json(
+        folder / DETECTOR_FILE,
+        {
+            "format": _FORMAT,
+            "detector": detector.info.name,
+            "parameters": detector.parameters(),
+            "versions": versions(),
+            **facts,
+        },
+    )
+
+
+def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
+    """Read a fitted detector and the facts kept beside it.
+
+    Raises:
+        MissingFileError: The folder holds no detector.
+        ConfigurationError: It was written by a newer version.
+    """
+    if not (folder / DETECTOR_FILE).is_file():
+        raise MissingFileError(
+            f"there is no fitted detector in {folder}.", "Make one: harness detect fit --detector NAME --out DIR."
+        )
+    facts = dict(read_json(folder / DETECTOR_FILE))
+    if facts.get("format") != _FORMAT:
+        raise ConfigurationError(f"{folder} holds a detector of format {facts.get('format')}, this reads {_FORMAT}.")
+    detector = DETECTORS.get(facts["detector"])(**facts["parameters"])
+    return detector.restore(_read_state(folder)), facts
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(folder / STATE_FILE))
+
+
+def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, seed: int) -> Path:
+    found = versions()
+    key = {
+        "format": _FORMAT,
+        "detector": detector.info.name,
+        "parameters": detector.parameters(),
+        "victim": victim.hash,
+        "max_length": victim.max_length,
+        "dtype": victim.dtype,
+        "data": train.hash,
+        "seed": seed,
+        # A fit by another version of what computes it is another fit.
+        "versions": {name: found.get(name) for name in ("palimpsest", "scikit-learn", "numpy")},
+    }
+    return cache_folder("detectors", hash_json(key)[:24])
+
+
+def _draw(rows: int, limit: int | None, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Positions of the training rows to fit on, in their own order."""
+    if limit is None or limit >= rows:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, size=limit, replace=False))

@@ -1,0 +1,1 @@
+"""How detectors are compared: sampling protocol, metrics, runs, figures."""

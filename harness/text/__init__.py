@@ -1,0 +1,1 @@
+"""Texts: datasets, victims, and the adversarial row with its files."""

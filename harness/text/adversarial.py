@@ -1,0 +1,216 @@
+"""The adversarial row: one attacked text, a superset of TextAttack's log line and of TCAB's row.
+
+Parquet is canonical. The same work on the same kind of machine gives the same bytes, so timings live in a file of
+their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from harness.core.errors import DataError, MissingFileError
+from harness.core.files import atomic_writer
+from harness.text.words import changed_positions, find_words
+
+ROWS_FILE = "adversarial.parquet"
+TIMINGS_FILE = "timings.parquet"
+
+Result = Literal["success", "failure", "skipped"]
+
+
+@dataclass(frozen=True)
+class AdversarialRow:
+    """One attacked text.
+
+    Attributes:
+        id: Hash of source text, dataset and index.
+        dataset: Name of the dataset.
+        split: Its split.
+        index: Row number in the source split.
+        label: Gold label.
+        original_text: The source text, without markers.
+        perturbed_text: The attacked text; equal to the original when skipped, the best attempt when failed.
+        changed_positions: Positions of the changed words in the original (words as in `harness.text.words`).
+        original_output: Predicted label of the original.
+        perturbed_output: Predicted label of the attacked text.
+        original_score: 1 - p(label) of the original, the goal score of an untargeted attack.
+        perturbed_score: The same of the attacked text.
+        original_probabilities: Class probabilities; None where a log does not hold them.
+        perturbed_probabilities: The same of the attacked text.
+        result: `success`, `failure`, or `skipped` (the victim was wrong to begin with).
+        goal: What counts as success: `untargeted`.
+        min_confidence: Confidence the wrong label had to reach; None for a plain flip.
+        recipe: Name of the attack recipe.
+        recipe_parameters: JSON object of the recipe's parameters.
+        victim: Name of the victim.
+        victim_hash: SHA-256 of its weights and tokenizer; None when unknown.
+        queries: Texts the attack asked the victim about, as TextAttack counts them.
+        words_changed_percent: Changed words in percent of the original's words.
+        seed: Seed of the run.
+        textattack_version: Version of TextAttack; None when unknown.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    index: int
+    label: int
+    original_text: str
+    perturbed_text: str
+    changed_positions: list[int]
+    original_output: int
+    perturbed_output: int
+    original_score: float
+    perturbed_score: float
+    original_probabilities: list[float] | None
+    perturbed_probabilities: list[float] | None
+    result: Result
+    goal: str
+    min_confidence: float | None
+    recipe: str
+    recipe_parameters: str
+    victim: str
+    victim_hash: str | None
+    queries: int
+    words_changed_percent: float
+    seed: int | None
+    textattack_version: str | None
+
+
+COLUMNS = tuple(field.name for field in fields(AdversarialRow))
+
+
+def compare_words(original: str, perturbed: str) -> tuple[list[int], float]:
+    """Changed word positions of a pair of texts, and their share of the original's words in percent."""
+    before = [word.text for word in find_words(original)]
+    after = [word.text for word in find_words(perturbed)]
+    changed = changed_positions(before, after)
+    return changed, 100.0 * len(changed) / max(1, len(before))
+
+
+def write_rows(path: Path, rows: Iterable[AdversarialRow]) -> None:
+    """Write rows to `path` as Parquet, atomically and reproducibly."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
+    with atomic_writer(path) as handle:
+        pq.write_table(table, handle, compression="zstd")
+
+
+def read_rows(path: Path) -> list[AdversarialRow]:
+    """Read rows from a Parquet file, or from a run folder that holds one.
+
+    Raises:
+        MissingFileError: There is no such file.
+        DataError: It is not a file of adversarial rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if path.is_dir():
+        path = path / ROWS_FILE
+    if not path.is_file():
+        raise MissingFileError(
+            f"there are no adversarial rows at {path}.", "Make them with `harness attack run` or `harness attack import`."
+        )
+    try:
+        table = pq.read_table(path)
+        table = table.select(list(COLUMNS)).cast(_schema())
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path} is not a file of adversarial rows: {str(error).splitlines()[0]}") from error
+    return [AdversarialRow(**values) for values in table.to_pylist()]
+
+
+def row_to_json(row: AdversarialRow) -> str:
+    """One row as a JSON line (without the newline); floats survive exactly."""
+    return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False)
+
+
+def row_from_json(line: str) -> AdversarialRow:
+    """The row of a JSON line.
+
+    Raises:
+        DataError: The line is not such a row.
+    """
+    try:
+        values = json.loads(line)
+        row = AdversarialRow(**values)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"not an adversarial row: {error}") from error
+    if row.result not in get_args(Result):
+        raise DataError(f"not an adversarial row: result {row.result!r}")
+    return row
+
+
+@dataclass(frozen=True)
+class AttackSummary:
+    """What an attack did to a victim, in the figures TextAttack reports."""
+
+    texts: int
+    successes: int
+    failures: int
+    skipped: int
+    accuracy: float
+    accuracy_under_attack: float
+    success_rate: float
+    words_changed_percent: float
+    queries: float
+
+
+def summarise(rows: Sequence[AdversarialRow]) -> AttackSummary:
+    """Counts and rates of a set of rows.
+
+    Words changed are averaged over successes, queries over attacked (not skipped) texts; a mean over nothing
+    is NaN.
+
+    Raises:
+        DataError: There are no rows.
+    """
+    if not rows:
+        raise DataError("there are no adversarial rows to summarise.")
+    successes = [row for row in rows if row.result == "success"]
+    failures = [row for row in rows if row.result == "failure"]
+    attacked = len(successes) + len(failures)
+    return AttackSummary(
+        texts=len(rows),
+        successes=len(successes),
+        failures=len(failures),
+        skipped=len(rows) - attacked,
+        accuracy=attacked / len(rows),
+        accuracy_under_attack=len(failures) / len(rows),
+        success_rate=len(successes) / attacked if attacked else float("nan"),
+        words_changed_percent=_mean([row.words_changed_percent for row in successes]),
+        queries=_mean([row.queries for row in rows if row.result != "skipped"]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    probabilities = pa.list_(pa.float64())
+    types = {
+        "index": pa.int64(),
+        "label": pa.int64(),
+        "changed_positions": pa.list_(pa.int32()),
+        "original_output": pa.int64(),
+        "perturbed_output": pa.int64(),
+        "original_score": pa.float64(),
+        "perturbed_score": pa.float64(),
+        "original_probabilities": probabilities,
+        "perturbed_probabilities": probabilities,
+        "min_confidence": pa.float64(),
+        "queries": pa.int64(),
+        "words_changed_percent": pa.float64(),
+        "seed": pa.int64(),
+    }
+    return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])

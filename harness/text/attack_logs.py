@@ -1,0 +1,189 @@
+"""Views of adversarial rows: TextAttack's CSV log and JSON lines, both ways."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from harness.core.errors import DataError, MissingFileError
+from harness.core.files import write_text
+from harness.text.adversarial import AdversarialRow, Result, compare_words, row_from_json, row_to_json
+from harness.text.datasets import row_id
+from harness.text.words import find_words
+
+_RESULTS: dict[str, Result] = {"Successful": "success", "Failed": "failure", "Skipped": "skipped"}
+_NEWLINE = "<SPLIT>"  # TextAttack writes line breaks so
+_MARKED = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+_COLUMNS = (
+    "original_text",
+    "perturbed_text",
+    "original_score",
+    "perturbed_score",
+    "original_output",
+    "perturbed_output",
+    "ground_truth_output",
+    "num_queries",
+    "result_type",
+)
+csv.field_size_limit(2**30)  # reviews are longer than the default of 128 KiB
+
+
+def import_log(path: Path, *, dataset: str, split: str, recipe: str, victim: str) -> list[AdversarialRow]:
+    """Read a TextAttack CSV log, or the JSON lines this package writes.
+
+    A CSV log holds 1 - p(label) but not the whole distribution, so probabilities are filled in for two classes
+    and left out otherwise. It holds no dataset, victim or recipe either: those are the caller's word. The index
+    is the line's number in the log.
+
+    Args:
+        path: A `.csv` or `.jsonl` file.
+        dataset: Name of the attacked dataset (CSV only, like the rest).
+        split: Its split.
+        recipe: Name of the recipe.
+        victim: Name of the victim.
+
+    Raises:
+        MissingFileError: There is no such file.
+        DataError: It is empty, or not such a log.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"there is no attack log {path}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
+    if path.suffix == ".jsonl":
+        rows = [row_from_json(line) for line in text.split("\n") if line.strip()]
+    else:
+        rows = _read_csv(text, path, dataset=dataset, split=split, recipe=recipe, victim=victim)
+    if not rows:
+        raise DataError(f"the attack log {path} is empty.")
+    return rows
+
+
+def _read_csv(text: str, path: Path, *, dataset: str, split: str, recipe: str, victim: str) -> list[AdversarialRow]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    absent = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if absent:
+        raise DataError(
+            f"{path} is not a TextAttack log: it has no column {absent[0]!r}.",
+            "TextAttack writes such a log with --log-to-csv.",
+        )
+    lines = list(reader)
+    try:
+        binary = all(max(_label(line[name]) for name in _COLUMNS[4:7]) <= 1 for line in lines)
+        return [
+            _row(line, index, binary, dataset=dataset, split=split, recipe=recipe, victim=victim)
+            for index, line in enumerate(lines)
+        ]
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is not a TextAttack log: {type(error).__name__} {error}.") from error
+
+
+def _row(
+    line: dict[str, str], index: int, binary: bool, *, dataset: str, split: str, recipe: str, victim: str
+) -> AdversarialRow:
+    original, perturbed = (_unmark(line[name]) for name in ("original_text", "perturbed_text"))
+    changed, percent = compare_words(original, perturbed)
+    label = _label(line["ground_truth_output"])
+    scores = float(line["original_score"]), float(line["perturbed_score"])
+    probabilities = [_two_classes(score, label) if binary else None for score in scores]
+    return AdversarialRow(
+        id=row_id(original, dataset, index),
+        dataset=dataset,
+        split=split,
+        index=index,
+        label=label,
+        original_text=original,
+        perturbed_text=perturbed,
+        changed_positions=changed,
+        original_output=_label(line["original_output"]),
+        perturbed_output=_label(line["perturbed_output"]),
+        original_score=scores[0],
+        perturbed_score=scores[1],
+        original_probabilities=probabilities[0],
+        perturbed_probabilities=probabilities[1],
+        result=_RESULTS[line["result_type"]],
+        goal="untargeted",
+        min_confidence=None,
+        recipe=recipe,
+        recipe_parameters="{}",
+        victim=victim,
+        victim_hash=None,
+        queries=int(float(line["num_queries"])),
+        words_changed_percent=percent,
+        seed=None,
+        textattack_version=None,
+    )
+
+
+def export_log(path: Path, rows: Sequence[AdversarialRow]) -> None:
+    """Write rows as a TextAttack CSV log (`.csv`) or as JSON lines (`.jsonl`), atomically.
+
+    Raises:
+        DataError: Another file type was asked for.
+    """
+    writers: dict[str, Callable[[Iterable[AdversarialRow]], str]] = {".csv": _csv_text, ".jsonl": _jsonl_text}
+    if path.suffix not in writers:
+        raise DataError(f"cannot write a log as {path.suffix or 'a file without a type'!r}.", "Use .csv or .jsonl.")
+    write_text(path, writers[path.suffix](rows))
+
+
+def _jsonl_text(rows: Iterable[AdversarialRow]) -> str:
+    return "".join(row_to_json(row) + "\n" for row in rows)
+
+
+def _csv_text(rows: Iterable[AdversarialRow]) -> str:
+    names = {result: name for name, result in _RESULTS.items()}
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in rows:
+        original, perturbed = _mark(row.original_text, row.perturbed_text)
+        writer.writerow(
+            [
+                original.replace("\n", _NEWLINE),
+                perturbed.replace("\n", _NEWLINE),
+                row.original_score,
+                row.perturbed_score,
+                row.original_output,
+                row.perturbed_output,
+                float(row.label),
+                row.queries,
+                names[row.result],
+            ]
+        )
+    return buffer.getvalue()
+
+
+def _mark(original: str, perturbed: str) -> tuple[str, str]:
+    """Wrap the words that differ in `[[ ]]`, as TextAttack's log does."""
+    forward, _ = compare_words(original, perturbed)
+    backward, _ = compare_words(perturbed, original)
+    return _wrap(original, forward), _wrap(perturbed, backward)
+
+
+def _wrap(text: str, positions: Sequence[int]) -> str:
+    words = find_words(text)
+    for position in reversed(positions):
+        word = words[position]
+        text = f"{text[: word.start]}[[{word.text}]]{text[word.end :]}"
+    return text
+
+
+def _unmark(text: str) -> str:
+    return _MARKED.sub(r"\1", text).replace(_NEWLINE, "\n")
+
+
+def _label(text: str) -> int:
+    value = float(text)
+    if not value.is_integer() or value < 0:
+        raise ValueError(f"label {text}")
+    return int(value)
+
+
+def _two_classes(score: float, label: int) -> list[float]:
+    return [1 - score, score] if label == 0 else [score, 1 - score]

@@ -1,0 +1,234 @@
+"""Fine-tune an encoder into a victim."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.compat import prepare_torchvision
+from harness.core.errors import DataError, MissingFileError, VictimError
+from harness.core.files import cache_folder, disk_errors, hash_json, write_json
+from harness.core.progress import Progress
+from harness.core.runs import Run
+from harness.text.architectures import class_representation
+from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
+from harness.text.victims import Victim, looks_like_path
+
+VICTIM_FACTS = "victim.json"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a victim is fine-tuned: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0."""
+
+    epochs: int = 2
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    max_length: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training rows and held-out rows that share no source text."""
+
+    train: TextDataset
+    heldout: TextDataset
+    heldout_split: str
+
+
+def training_data(
+    spec: str, limit: int | None, seed: int, *, text_column: str | None = None, label_column: str | None = None
+) -> TrainingData:
+    """Load the rows to train on and the rows to measure accuracy on.
+
+    The held-out rows are the `validation` split where there is one, else a tenth of `train`. Rows whose text
+    is also held out are dropped from training.
+
+    Raises:
+        DataError: Fewer than two classes are left to train on.
+    """
+    columns: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
+    train = load_dataset(spec, "train", **columns)
+    if "validation" in available_splits(spec):
+        heldout, name = load_dataset(spec, "validation", **columns), "validation"
+    else:
+        order = np.random.default_rng(seed).permutation(len(train))
+        cut = max(1, len(train) // 10)
+        heldout, name = train.take(np.sort(order[:cut])), "train (a tenth, not trained on)"
+    unseen = {source_key(text) for text in heldout.texts}
+    keep = np.array([i for i, text in enumerate(train.texts) if source_key(text) not in unseen], dtype=np.int64)
+    train = train.take(keep).sample(limit, seed)
+    if len(np.unique(train.labels)) < 2:
+        raise DataError(
+            f"the {len(train)} training rows of {train.name!r} hold fewer than two classes.",
+            "Raise --limit, or check the label column.",
+        )
+    return TrainingData(train, heldout, name)
+
+
+def train_victim(encoder: str, data: TrainingData, settings: TrainingSettings, run: Run) -> dict[str, Any]:
+    """Fine-tune `encoder` on `data` and keep it, with its held-out accuracy, in the folder of `run`.
+
+    Args:
+        encoder: A hub id, a folder, or `embedded`.
+        data: What to train and measure on.
+        settings: How to train.
+        run: An open run; its folder becomes a loadable victim.
+
+    Returns:
+        The facts of `victim.json`: accuracy with a 95 % Wilson interval, counts, settings.
+    """
+    import torch
+    from scipy.stats import binomtest
+
+    _seed_everything(settings.seed)
+    classes = max(data.train.num_classes, data.heldout.num_classes)
+    model, tokenizer = _load_encoder(encoder, classes, data.train.label_names)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).train()
+    tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms are not decayed
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        fused=True,
+    )
+    steps = settings.epochs * math.ceil(len(data.train) / settings.batch_size)
+    warmup = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+    )
+    encoded = tokenizer(data.train.texts, truncation=True, max_length=min(settings.max_length, 512))
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    generator = np.random.default_rng(settings.seed)
+    with Progress("training the victim", total=steps, unit="step") as bar:
+        for _ in range(settings.epochs):
+            for rows in _batches(lengths, settings.batch_size, generator):
+                batch = tokenizer.pad(
+                    {key: [encoded[key][row] for row in rows] for key in encoded}, return_tensors="pt"
+                ).to(device)
+                loss = model(**batch, labels=torch.as_tensor(data.train.labels[rows], device=device)).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad(set_to_none=True)
+                bar.advance(note=f"loss {loss.item():.3f}")
+    with disk_errors(run.folder):
+        model.eval().save_pretrained(run.folder, safe_serialization=True)
+        tokenizer.save_pretrained(run.folder)
+    victim = Victim(run.folder.name, model, tokenizer)
+    outputs = victim.read(data.heldout.texts)
+    correct = int((outputs.predictions == data.heldout.labels).sum())
+    interval = binomtest(correct, len(data.heldout)).proportion_ci(0.95, method="wilson")
+    facts: dict[str, Any] = {
+        "encoder": encoder_name(encoder),
+        "dataset": data.train.name,
+        "dataset_hash": data.train.hash,
+        "train_rows": len(data.train),
+        "heldout_split": data.heldout_split,
+        "heldout_rows": len(data.heldout),
+        "accuracy": correct / len(data.heldout),
+        "accuracy_low": float(interval.low),
+        "accuracy_high": float(interval.high),
+        "settings": asdict(settings),
+        "victim_hash": victim.hash,
+    }
+    write_json(run.path(VICTIM_FACTS), facts)
+    return facts
+
+
+def embedded_victim_folder() -> Path:
+    """The embedded default victim, fine-tuned on first use and kept in the user's cache folder.
+
+    Texts and encoder come from the extra `demo`.
+    """
+    settings = TrainingSettings()
+    limit = 4000
+    key = {"recipe": 1, "limit": limit, **asdict(settings)}
+    folder = cache_folder("victims", f"embedded-{hash_json(key)[:12]}")
+    if (folder / "manifest.json").is_file():
+        return folder
+    data = training_data("embedded", limit, settings.seed)
+    run = Run(folder, "victim train", {"encoder": "embedded", "dataset": "embedded", **key})
+    with run:
+        if not run.finished:  # another process may have been faster
+            facts = train_victim("embedded", data, settings, run)
+            run.finish(["model.safetensors", VICTIM_FACTS], accuracy=facts["accuracy"])
+    return folder
+
+
+def encoder_name(encoder: str) -> str:
+    """How an encoder is named in facts and rows: the hub id, or the folder's name without its path."""
+    return Path(encoder).resolve().name if Path(encoder).is_dir() else encoder
+
+
+def _load_encoder(encoder: str, classes: int, label_names: list[str] | None) -> tuple[Any, Any]:
+    prepare_torchvision()
+    import transformers
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    source = encoder
+    if encoder == "embedded":
+        from harness.text.embedded import encoder_folder
+
+        source = str(encoder_folder())
+    elif looks_like_path(encoder) and not Path(encoder).is_dir():
+        raise MissingFileError(f"there is no encoder folder {encoder}.", "Give a folder, a hub id, or `embedded`.")
+    names = label_names or [f"LABEL_{index}" for index in range(classes)]
+    verbosity = transformers.logging.get_verbosity()
+    # The warning that the head is new is the very thing that is wanted here.
+    transformers.logging.set_verbosity_error()
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        class_representation(config.model_type)
+        config.num_labels = classes
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, trust_remote_code=False, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+    except (OSError, ValueError) as error:
+        raise VictimError(
+            f"the encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]}",
+            "Give a folder with safetensors weights, a hub id, or `embedded`.",
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    return model, tokenizer
+
+
+def _batches(
+    lengths: NDArray[np.int64], size: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Batches of similar length in random order: padding stays small, the order stays random."""
+    order = generator.permutation(len(lengths))
+    pool = size * 50
+    batches = []
+    for start in range(0, len(order), pool):
+        window = order[start : start + pool]
+        window = window[np.argsort(lengths[window], kind="stable")]
+        batches += [window[i : i + size] for i in range(0, len(window), size)]
+    for position in generator.permutation(len(batches)):
+        yield batches[position]
+
+
+def _seed_everything(seed: int) -> None:
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (libraries below use the global generator)
+    torch.manual_seed(seed)
+
+

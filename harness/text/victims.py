@@ -1,0 +1,310 @@
+"""The victim: a Hugging Face sequence classifier, read for probabilities and per-layer features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.compat import prepare_torchvision
+from harness.core.errors import ConfigurationError, MissingFileError, VictimError
+from harness.text.architectures import class_representation
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class VictimOutputs:
+    """What a victim says of n texts.
+
+    Attributes:
+        probabilities: (n, classes) float64, rows sum to 1.
+        features: Layer number -> (n, d) float32 class representation. Layer 0 is the embedding layer, layer i
+            the i-th block, so the last layer of a 12-layer encoder is 12.
+        truncated: How many texts were longer than the victim takes.
+    """
+
+    probabilities: NDArray[np.float64]
+    features: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    truncated: int = 0
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """(n,) int64, the most probable class."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    def take(self, positions: NDArray[np.int64]) -> VictimOutputs:
+        """The outputs of some of the texts."""
+        features = {layer: values[positions] for layer, values in self.features.items()}
+        return VictimOutputs(self.probabilities[positions], features)
+
+
+class Victim:
+    """A sequence classifier with its tokenizer.
+
+    Inference runs under `torch.inference_mode`, on length-sorted batches that are padded to their own longest
+    text. A text longer than `max_length` tokens is truncated, and counted.
+
+    Args:
+        name: How rows and tables call the victim: a hub id or a folder's name, never a path.
+        model: A Hugging Face sequence classifier.
+        tokenizer: Its fast tokenizer.
+        max_length: Tokens a text may have; by default what the model takes.
+        batch_size: Texts in one forward.
+        dtype: "fp32", or "bf16" where the hardware has it.
+        device: A torch device; by default CUDA where there is one.
+
+    Raises:
+        VictimError: An unsupported architecture, fewer than two labels, or a slow tokenizer.
+        ConfigurationError: bf16 was asked for on hardware without it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        dtype: str = "fp32",
+        device: str | None = None,
+    ) -> None:
+        import torch
+
+        self._read_class = class_representation(model.config.model_type)
+        if model.config.num_labels < 2:
+            raise VictimError(
+                f"the victim {name!r} has {model.config.num_labels} label: it is a regressor, not a classifier.",
+                "Use a classifier with at least two labels.",
+            )
+        if not tokenizer.is_fast:
+            raise VictimError(
+                f"the victim {name!r} has only a slow tokenizer.", "Save a tokenizer.json beside the model."
+            )
+        limit = _token_limit(model.config, tokenizer)
+        if max_length is not None and not 3 <= max_length <= limit:
+            raise ConfigurationError(
+                f"--max-length {max_length} is outside what the victim takes (3 to {limit} tokens)."
+            )
+        self.name = name
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.max_length = max_length or limit
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.tokenizer = tokenizer
+        self.tokenizer.padding_side = "right"
+        # Encoding and padding are apart here on purpose: lengths decide the batches.
+        self.tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+        self.hash = _weights_hash(model, tokenizer)
+        self.model = model.to(device=self.device, dtype=_torch_dtype(dtype, self.device)).eval()
+        self.device_seconds = 0.0
+        self.forwards = 0
+
+    @classmethod
+    def load(cls, spec: str, **options: Any) -> Victim:
+        """Load a victim from a folder, the Hugging Face Hub, or the embedded default.
+
+        Args:
+            spec: A folder, a hub id such as `textattack/bert-base-uncased-imdb`, or `embedded`.
+            **options: Passed to the constructor.
+
+        Raises:
+            MissingFileError: The folder is not there.
+            VictimError: It holds no classifier, or none in safetensors.
+        """
+        if spec == "embedded":
+            from harness.text.training import embedded_victim_folder
+
+            return cls._from_pretrained(str(embedded_victim_folder()), "embedded", **options)
+        path = Path(spec)
+        if path.is_dir():
+            return cls._from_pretrained(spec, path.resolve().name, **options)
+        if looks_like_path(spec):
+            raise MissingFileError(
+                f"there is no victim folder {spec}.", "Train one: harness victim train --out DIR."
+            )
+        return cls._from_pretrained(spec, spec, **options)
+
+    @classmethod
+    def _from_pretrained(cls, source: str, name: str, **options: Any) -> Victim:
+        prepare_torchvision()
+        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+        if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+            raise VictimError(f"the folder {source} holds no model: config.json is missing.")
+        try:
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            class_representation(config.model_type)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+        except (OSError, ValueError) as error:
+            raise _unloadable(source, error) from error
+        if loading["missing_keys"]:
+            raise VictimError(
+                f"the victim {name!r} has no trained classification head "
+                f"(missing: {', '.join(sorted(loading['missing_keys'])[:3])}).",
+                "Fine-tune it first: harness victim train --encoder ENCODER --dataset DATASET --out DIR.",
+            )
+        return cls(name, model, tokenizer, **options)
+
+    @property
+    def num_labels(self) -> int:
+        """The number of classes."""
+        return int(self.model.config.num_labels)
+
+    @property
+    def num_layers(self) -> int:
+        """The number of encoder blocks; the last layer's number."""
+        return int(self.model.config.num_hidden_layers)
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """The class names of the model's configuration, in order."""
+        names = self.model.config.id2label
+        return [str(names[index]) for index in range(self.num_labels)]
+
+    def check_labels(self, labels: NDArray[np.int64], dataset: str) -> None:
+        """Refuse labels that this victim cannot predict.
+
+        Raises:
+            VictimError: A label is outside 0..num_labels-1, or the data has more classes than the victim.
+        """
+        highest = int(labels.max()) if len(labels) else -1
+        if highest >= self.num_labels:
+            raise VictimError(
+                f"the labels of {dataset!r} don't match the victim: the data has label {highest}, "
+                f"the victim {self.name!r} knows 0 to {self.num_labels - 1}.",
+                "Use the dataset that the victim was trained on, or train a victim on this one.",
+            )
+
+    def layer(self, layer: int) -> int:
+        """Turn a layer number, negative ones counted from the end, into 0..num_layers.
+
+        Raises:
+            ConfigurationError: There is no such layer.
+        """
+        number = layer + self.num_layers + 1 if layer < 0 else layer
+        if not 0 <= number <= self.num_layers:
+            raise ConfigurationError(
+                f"the victim {self.name!r} has no layer {layer}.",
+                f"Layers are 0 (embeddings) to {self.num_layers}, or -1 for the last.",
+            )
+        return number
+
+    def read(self, texts: Sequence[str], layers: Sequence[int] = ()) -> VictimOutputs:
+        """Run the victim over texts once.
+
+        Args:
+            texts: n texts.
+            layers: Layers to read the class representation of (0 = embeddings, -1 = last).
+
+        Returns:
+            Probabilities and features in the order of `texts`.
+        """
+        import torch
+
+        numbers = [self.layer(layer) for layer in layers]
+        if not texts:
+            empty = {n: np.zeros((0, self.model.config.hidden_size), np.float32) for n in numbers}
+            return VictimOutputs(np.zeros((0, self.num_labels)), empty)
+        encodings = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
+        lengths = np.array([len(ids) for ids in encodings["input_ids"]])
+        truncated = sum(bool(encoding.overflowing) for encoding in encodings.encodings)
+        order = np.argsort(-lengths, kind="stable")
+        probabilities = np.zeros((len(texts), self.num_labels))
+        features = {n: np.zeros((len(texts), self.model.config.hidden_size), np.float32) for n in numbers}
+        started = time.perf_counter()
+        with torch.inference_mode():
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                batch = self.tokenizer.pad(
+                    {key: [encodings[key][row] for row in rows] for key in encodings}, return_tensors="pt"
+                ).to(self.device)
+                output = self.model(**batch, output_hidden_states=bool(numbers))
+                probabilities[rows] = torch.softmax(output.logits.double(), dim=-1).cpu().numpy()
+                for n in numbers:
+                    read = self._read_class(output.hidden_states[n], batch["attention_mask"])
+                    features[n][rows] = read.float().cpu().numpy()
+        self.device_seconds += time.perf_counter() - started
+        self.forwards += len(texts)
+        return VictimOutputs(probabilities, features, truncated)
+
+
+def looks_like_path(spec: str) -> bool:
+    """Whether a name can only be meant as a path: a hub id has one slash at most and no leading dot or slash."""
+    return spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec
+
+
+def _token_limit(config: Any, tokenizer: Any) -> int:
+    limit = int(getattr(config, "max_position_embeddings", 512))
+    if config.model_type == "roberta":
+        limit -= 2  # RoBERTa counts positions from padding_idx + 1
+    return min(limit, int(tokenizer.model_max_length))
+
+
+def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    import torch
+
+    if dtype == "fp32":
+        return torch.float32
+    if dtype != "bf16":
+        raise ConfigurationError(f"there is no dtype {dtype!r}.", f"Known: {', '.join(DTYPES)}.")
+    if not bf16_supported(device):
+        raise ConfigurationError(
+            f"this machine's {device.type} has no bf16 arithmetic.", "Leave out --dtype, or use --dtype fp32."
+        )
+    return torch.bfloat16
+
+
+def bf16_supported(device: torch.device) -> bool:
+    """Whether bf16 products run in hardware on `device`."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _weights_hash(model: Any, tokenizer: Any) -> str:
+    """SHA-256 over what decides the outputs: architecture, every tensor, and the tokenizer."""
+    import torch
+
+    digest = hashlib.sha256(model.config.model_type.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    tokens = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Truncation and padding are settings of the last call, not of the tokenizer.
+    tokens.pop("truncation", None)
+    tokens.pop("padding", None)
+    digest.update(json.dumps(tokens, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _unloadable(source: str, error: Exception) -> VictimError:
+    text = str(error)
+    if "safetensors" in text:
+        return VictimError(
+            f"the victim {source} has no weights in safetensors.",
+            "Pickled weights are never loaded; convert them once with transformers' save_pretrained.",
+        )
+    if Path(source).is_dir():
+        return VictimError(f"the folder {source} holds no loadable classifier: {text.splitlines()[0]}")
+    return VictimError(
+        f"the victim {source!r} is neither a folder nor loadable from the Hugging Face Hub.",
+        "Check the spelling and the network, or train one: harness victim train.",
+    )
