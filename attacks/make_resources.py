@@ -114,9 +114,7 @@ def make_table(wordnet: Path) -> str:
         lines.extend(_table_line(lemmas) for lemmas in useful_synsets(read_synsets(wordnet, part)))
         lines.append(f"[{part} exceptions]")
         # Also those whose base form is not in the table: an irregular form hides the suffix rules.
-        lines.extend(
-            " ".join([form, *bases]) for form, bases in sorted(read_exceptions(wordnet, part).items())
-        )
+        lines.extend(" ".join([form, *bases]) for form, bases in sorted(read_exceptions(wordnet, part).items()))
     return "\n".join(lines) + "\n"
 
 
@@ -139,9 +137,7 @@ def make_resources(nltk_data: Path, out: Path) -> list[Path]:
 
 def main() -> None:
     """Read the arguments, write the resources, and say how large they are."""
-    parser = argparse.ArgumentParser(
-        description="Make the word resources of textadv from an NLTK data folder."
-    )
+    parser = argparse.ArgumentParser(description="Make the word resources of textadv from an NLTK data folder.")
     parser.add_argument(
         "--nltk-data",
         type=Path,

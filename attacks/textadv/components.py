@@ -34,6 +34,7 @@ class ProbabilityWrapper(ModelWrapper):  # type: ignore[misc]
         self.model = predict
 
     def __call__(self, text_input_list: Sequence[str], **_: Any) -> torch.Tensor:
+        """From n texts to (n, classes) float64 probabilities."""
         return torch.as_tensor(self.model(list(text_input_list)), dtype=torch.float64)
 
 

@@ -64,7 +64,9 @@ def attack_config(dataset: TextDataset, victim: Victim, recipe: Recipe, seed: in
     }
 
 
-def run_attack(dataset: TextDataset, victim: Victim, recipe: Recipe, run: Run, *, seed: int) -> list[AdversarialRow]:
+def run_attack(
+    dataset: TextDataset, victim: Victim, recipe: Recipe, run: Run, *, seed: int
+) -> tuple[list[AdversarialRow], int]:
     """Attack every text of `dataset` and leave rows and timings in the folder of `run`.
 
     Args:
@@ -75,7 +77,7 @@ def run_attack(dataset: TextDataset, victim: Victim, recipe: Recipe, run: Run, *
         seed: Seed of the recipe's random choices.
 
     Returns:
-        All rows, in the order of `dataset`.
+        All rows, in the order of `dataset`, and how many of the texts are longer than the victim takes.
 
     Raises:
         DiskFullError: No space left; the journal holds every finished text.
@@ -102,7 +104,7 @@ def run_attack(dataset: TextDataset, victim: Victim, recipe: Recipe, run: Run, *
     rows = [row for row, _ in finished]
     write_rows(run.path(ROWS_FILE), rows)
     _write_timings(run.path(TIMINGS_FILE), finished)
-    return rows
+    return rows, victim.count_truncated(dataset.texts)
 
 
 class Journal:
@@ -137,7 +139,8 @@ class Journal:
                 row = row_from_json(json.dumps(entry["row"]))
             except (ValueError, KeyError, TypeError, DataError) as error:
                 raise DataError(
-                    f"line {number} of {self.path} is damaged.", "Remove that line; its text is attacked again."
+                    f"line {number} of {self.path} is damaged.",
+                    "Remove that line; its text is attacked again.",
                 ) from error
             done[row.index] = row, float(entry["seconds"])
         return done

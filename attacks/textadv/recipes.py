@@ -17,7 +17,8 @@ from textadv.runtime import load_textattack
 class ProbabilityModel(Protocol):
     """What an attack needs of a victim: texts in, (n, classes) probabilities out."""
 
-    def __call__(self, texts: Sequence[str]) -> Any: ...
+    def __call__(self, texts: Sequence[str]) -> Any:
+        """From n texts to an (n, classes) array of probabilities."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def load_textattack() -> ModuleType:
         version = metadata.version("textattack")
     except metadata.PackageNotFoundError as error:
         raise ConfigurationError(
-            "attacks need TextAttack, which is not installed.", 'Install it: pip install "palimpsest[attack]".'
+            "attacks need TextAttack, which is not installed.",
+            'Install it: pip install "palimpsest[attack]".',
         ) from error
     prepare_torchvision()
     # These read their cache folders at import: they must not see TextAttack's.

@@ -19,9 +19,7 @@ from typing import Any, Protocol, cast
 from harness.text.words import find_words
 
 TABLE_NAME = "wordnet30_synonyms.txt.xz"
-TABLE_HEADER = (
-    "# WordNet 3.0: synsets and exceptions of each part of speech; ~ marks a lemma of several words"
-)
+TABLE_HEADER = "# WordNet 3.0: synsets and exceptions of each part of speech; ~ marks a lemma of several words"
 MULTIWORD_MARK = "~"
 
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")

@@ -22,7 +22,12 @@ class Progress:
 
         interval = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
-            desc=what, total=total, unit=f" {unit}s", mininterval=interval, maxinterval=interval, dynamic_ncols=True
+            desc=what,
+            total=total,
+            unit=f" {unit}s",
+            mininterval=interval,
+            maxinterval=interval,
+            dynamic_ncols=True,
         )
 
     def __enter__(self) -> Progress:

@@ -2,9 +2,9 @@
 
     <leaderboard>/results/<board>/<id>.json
 
-Nothing is ever appended to a shared file, so any number of processes and machines add rows without a lock, and
-two leaderboards merge by copying files. The id is a hash of everything that the work decides; timings and the
-name of the run stay outside it, so the same work done twice is one row and the first file stays.
+Nothing is ever appended to a shared file, so any number of processes and machines add rows without a lock,
+and two leaderboards merge by copying files. The id is a hash of everything that the work decides; timings and
+the name of the run stay outside it, so the same work done twice is one row and the first file stays.
 """
 
 from __future__ import annotations

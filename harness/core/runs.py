@@ -199,13 +199,12 @@ def read_run(folder: Path, command: str) -> tuple[dict[str, Any], dict[str, Any]
         raise ConfigurationError(f"{folder} is not a run folder: it has no {CONFIG}.")
     config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     if not str(config.get("command", "")).startswith(command):
-        raise ConfigurationError(
-            f"{folder} was made by `harness {config.get('command')}`, not by `harness {command}`."
-        )
+        raise ConfigurationError(f"{folder} was made by `harness {config.get('command')}`, not by `harness {command}`.")
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
     if manifest.get("status") != "complete":
         raise ConfigurationError(
-            f"the run in {folder} is not finished.", f"Run its `harness {config['command']}` command again to resume it."
+            f"the run in {folder} is not finished.",
+            f"Run its `harness {config['command']}` command again to resume it.",
         )
     return config, manifest
 

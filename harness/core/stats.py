@@ -41,18 +41,14 @@ def iter_cluster_weights(
     """
     clusters = np.asarray(clusters)
     if clusters.ndim != 1 or clusters.size == 0 or clusters.dtype.kind not in "iu":
-        raise ValueError(
-            f"clusters must be a non-empty vector of integers, got {clusters.dtype}{clusters.shape}."
-        )
+        raise ValueError(f"clusters must be a non-empty vector of integers, got {clusters.dtype}{clusters.shape}.")
     if replicates < 1 or (chunk is not None and chunk < 1):
         raise ValueError(f"replicates and chunk must be at least 1, got {replicates} and {chunk}.")
     # A generator function would check nothing before its first use; the checks above belong to the call.
     return _draw(clusters, replicates, seed, chunk or max(1, _CHUNK_ENTRIES // clusters.size))
 
 
-def _draw(
-    clusters: NDArray[np.integer], replicates: int, seed: int, chunk: int
-) -> Iterator[NDArray[np.uint16]]:
+def _draw(clusters: NDArray[np.integer], replicates: int, seed: int, chunk: int) -> Iterator[NDArray[np.uint16]]:
     codes = np.unique(clusters, return_inverse=True)[1]
     n_clusters = int(codes.max()) + 1
     rng = np.random.default_rng(seed)

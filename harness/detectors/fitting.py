@@ -44,7 +44,8 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any]) -> 
     foreign = sorted(set(given) - known)
     if foreign:
         raise ConfigurationError(
-            f"the detector {name!r} takes no {foreign[0]}.", f"It takes: {', '.join(sorted(known)) or 'nothing'}."
+            f"the detector {name!r} takes no {foreign[0]}.",
+            f"It takes: {', '.join(sorted(known)) or 'nothing'}.",
         )
     if "layer" in known:
         given["layer"] = victim.layer(given.get("layer", -1))
@@ -133,7 +134,8 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
     """
     if not (folder / DETECTOR_FILE).is_file():
         raise MissingFileError(
-            f"there is no fitted detector in {folder}.", "Make one: harness detect fit --detector NAME --out DIR."
+            f"there is no fitted detector in {folder}.",
+            "Make one: harness detect fit --detector NAME --out DIR.",
         )
     facts = dict(read_json(folder / DETECTOR_FILE))
     if facts.get("format") != _FORMAT:

@@ -6,7 +6,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.detectors.base import Arrays, DetectorInfo, FeatureDetector, Floats, Labels, mahalanobis, rows_of_class
+from harness.detectors.base import (
+    Arrays,
+    DetectorInfo,
+    FeatureDetector,
+    Floats,
+    Labels,
+    mahalanobis,
+    rows_of_class,
+)
 
 
 class MLE(FeatureDetector):

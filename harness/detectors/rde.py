@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError
-from harness.detectors.base import Arrays, DetectorInfo, FeatureDetector, Floats, Labels, mahalanobis, rows_of_class
+from harness.detectors.base import (
+    Arrays,
+    DetectorInfo,
+    FeatureDetector,
+    Floats,
+    Labels,
+    mahalanobis,
+    rows_of_class,
+)
 
 _CHUNK = 2048  # rows of the kernel matrix computed at once, to bound memory
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from harness.core.errors import DataError, MissingFileError
 from harness.core.files import atomic_writer
@@ -32,7 +32,13 @@ class ScoreSummary:
 
 
 def score_stream(
-    detector: Detector, victim: Victim, source: str, out: str, *, text_column: str = "text", id_column: str = "id"
+    detector: Detector,
+    victim: Victim,
+    source: str,
+    out: str,
+    *,
+    text_column: str = "text",
+    id_column: str = "id",
 ) -> ScoreSummary:
     """Score every text of `source` and write id, predicted label, its probability and the score.
 
@@ -110,7 +116,8 @@ def _read(source: str, text_column: str, id_column: str) -> Iterator[tuple[str, 
         if text_column not in row:
             known = ", ".join(map(str, row)) or "none"
             raise DataError(
-                f"{source} has no column {text_column!r}; it has: {known}.", "Name the column with --text-column."
+                f"{source} has no column {text_column!r}; it has: {known}.",
+                "Name the column with --text-column.",
             )
         yield str(row.get(id_column, number)), row[text_column]
 
@@ -145,7 +152,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
             yield from csv.DictReader(handle, delimiter=delimiter, quoting=quoting)

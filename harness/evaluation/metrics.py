@@ -50,13 +50,9 @@ class Estimate(NamedTuple):
 
 
 @overload
-def detection_metrics(
-    scores: ArrayLike, adversarial: ArrayLike, weights: None = None
-) -> dict[str, float]: ...
+def detection_metrics(scores: ArrayLike, adversarial: ArrayLike, weights: None = None) -> dict[str, float]: ...
 @overload
-def detection_metrics(
-    scores: ArrayLike, adversarial: ArrayLike, weights: NDArray[Any]
-) -> dict[str, Floats]: ...
+def detection_metrics(scores: ArrayLike, adversarial: ArrayLike, weights: NDArray[Any]) -> dict[str, Floats]: ...
 def detection_metrics(
     scores: ArrayLike, adversarial: ArrayLike, weights: NDArray[Any] | None = None
 ) -> dict[str, float] | dict[str, Floats]:
@@ -252,9 +248,7 @@ def mean_over_seeds(
     """
     held_out = [{} for _ in scores] if thresholds is None else [dict(t) for t in thresholds]
     if not len(scores) == len(adversarial) == len(clusters) == len(held_out) or not scores:
-        raise ValueError(
-            "scores, adversarial, clusters and thresholds must hold one entry a seed, and one at least."
-        )
+        raise ValueError("scores, adversarial, clusters and thresholds must hold one entry a seed, and one at least.")
     if any(t.keys() != held_out[0].keys() for t in held_out):
         raise ValueError("every seed must have thresholds of the same names.")
 
@@ -383,9 +377,7 @@ def _f1(tp: Floats, fp: Floats, positives: Floats) -> Floats:
     return 2 * tp / (tp + fp + positives)
 
 
-def _by_chunk(
-    metrics: Callable[[NDArray[Any]], dict[str, Floats]], weights: NDArray[Any]
-) -> dict[str, Floats]:
+def _by_chunk(metrics: Callable[[NDArray[Any]], dict[str, Floats]], weights: NDArray[Any]) -> dict[str, Floats]:
     step = max(1, _CHUNK_ENTRIES // weights.shape[1])
     chunks = [metrics(weights[i : i + step]) for i in range(0, weights.shape[0], step)]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -397,10 +389,7 @@ def _global_codes(clusters: Sequence[ArrayLike], sizes: Sequence[int]) -> NDArra
     arrays = [a.astype(np.str_) if a.dtype.kind == "O" else a for a in arrays]
     if any(a.shape != (size,) for a, size in zip(arrays, sizes, strict=True)):
         raise ValueError("clusters must name one source text for each score.")
-    if (
-        len({"i" if a.dtype.kind in "iu" else a.dtype.kind for a in arrays}) > 1
-        or arrays[0].dtype.kind not in "iuU"
-    ):
+    if len({"i" if a.dtype.kind in "iu" else a.dtype.kind for a in arrays}) > 1 or arrays[0].dtype.kind not in "iuU":
         raise ValueError("clusters must be integers in all seeds, or strings in all seeds.")
     return np.unique(np.concatenate(arrays), return_inverse=True)[1].astype(np.int64)
 

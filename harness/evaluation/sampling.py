@@ -126,9 +126,7 @@ def draw_sample(
     outcome = np.asarray(results, dtype=np.str_).reshape(-1)
     unknown = sorted(set(np.unique(outcome).tolist()) - set(_RESULTS))
     if unknown:
-        raise DataError(
-            f"unknown attack result {unknown[0]!r}.", f"Results are one of: {', '.join(_RESULTS)}."
-        )
+        raise DataError(f"unknown attack result {unknown[0]!r}.", f"Results are one of: {', '.join(_RESULTS)}.")
 
     indices = np.random.RandomState(seed).permutation(outcome.size).astype(np.int64)
     split_point = int(outcome.size * validation_fraction)

@@ -1,4 +1,4 @@
-"""Result rows to `detection.csv` and `index.html`: a pure, sorted merge, so any order gives the same bytes."""
+"""Result rows to `detection.csv` and `index.html`: a pure, sorted merge; any order, same bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.files import write_text
-from harness.core.rows import DETECTION_METRICS, Row, read_rows, row_files
+from harness.core.rows import DETECTION_METRICS, Row, read_rows, row_files, write_row
 from harness.leaderboard.page import render
 
 CSV, PAGE = "detection.csv", "index.html"
@@ -35,8 +35,8 @@ def build(leaderboard: Path) -> list[Path]:
     """Writes the CSV and the page of all rows, each atomically.
 
     There is no lock. A process that read the rows before another one added some may write after it; so the
-    rows are listed again after writing, and the work is repeated until nothing came in between. Whoever writes
-    last has then seen every row that was there, and rows that came later have a build of their own to come.
+    rows are listed again after writing, and the work is repeated until nothing came in between. Whoever
+    writes last has then seen every row that was there, and later rows have a build of their own to come.
 
     Args:
         leaderboard: The folder that holds `results/`.
@@ -122,3 +122,18 @@ def _text(text: str) -> str:
     # Python's own writer leaves a lone CR unquoted before 3.13, and readers then see a new line.
     cell = safe_cell(text)
     return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in '",\r\n') else cell
+
+
+def add(leaderboard: Path, rows: Sequence[Row]) -> list[Path]:
+    """Write finished rows into a leaderboard folder and build its CSV and page again.
+
+    Args:
+        leaderboard: The folder; made when it is not there.
+        rows: Finished result rows; one that is there already is left as it is.
+
+    Returns:
+        The files made from the rows: CSV and page.
+    """
+    for row in rows:
+        write_row(leaderboard, row)
+    return build(leaderboard)

@@ -10,8 +10,8 @@ from statistics import fmean
 
 from harness.core.rows import Row
 
-MISSING = "–"
-# Metric -> whether its threshold comes from the test texts or from held-out ones is told by the template's header.
+_MISSING = "\N{EN DASH}"
+# In the order of the columns in the template.
 _SHOWN = ("auc", "tpr_at_fpr_10", "f1_at_fpr_10", "heldout_tpr_10", "realised_fpr_10")
 
 
@@ -84,14 +84,10 @@ def groups(rows: Sequence[Row]) -> list[Group]:
         A group for each dataset, recipe, victim and scenario, in the order of the rows.
     """
     found = []
-    for key, members in groupby(
-        rows, lambda row: (row["dataset"], row["recipe"], row["victim"], row["scenario"])
-    ):
+    for key, members in groupby(rows, _group_key):
         inside = list(members)
         bundles = [
-            bundle
-            for _, same in groupby(inside, lambda row: row["detector"])
-            for bundle in _bundles(list(same))
+            bundle for _, same in groupby(inside, lambda row: row["detector"]) for bundle in _bundles(list(same))
         ]
         # A stable sort: detectors of equal AUC stay in order of their names.
         bundles.sort(key=lambda bundle: -(_mean(bundle, "auc") or 0.0))
@@ -104,6 +100,10 @@ def groups(rows: Sequence[Row]) -> list[Group]:
             )
         )
     return found
+
+
+def _group_key(row: Row) -> tuple[str, str, str, str]:
+    return row["dataset"], row["recipe"], row["victim"], row["scenario"]
 
 
 def _bundles(rows: list[Row]) -> list[list[Row]]:
@@ -123,8 +123,8 @@ def _line(rows: list[Row]) -> Line:
         seeds=f"seed {seeds}" if one else f"mean of seeds {seeds}",
         cells=tuple(_cell(rows, name) for name in _SHOWN),
         texts=(_counts(rows, "n_clean"), _counts(rows, "n_adversarial"), _counts(rows, "n_calibration")),
-        forwards=f"{fmean(row['cost']['forwards_per_text'] for row in rows):.4g}",
-        ms=f"{fmean(row['cost']['ms_per_text'] for row in rows):.3g}",
+        forwards=_short(fmean(row["cost"]["forwards_per_text"] for row in rows)),
+        ms=_short(fmean(row["cost"]["ms_per_text"] for row in rows)),
         run=one["run"] if one else f"{len(rows)} rows, below",
         id=one["id"] if one else "",
     )
@@ -139,7 +139,7 @@ def _mean(rows: list[Row], name: str) -> float | None:
 def _cell(rows: list[Row], name: str) -> Cell:
     value = _mean(rows, name)
     if value is None:
-        return Cell(MISSING)
+        return Cell(_MISSING)
     low, high = rows[0]["metrics"][name]["low"], rows[0]["metrics"][name]["high"]
     if len(rows) > 1 or low is None or high is None:
         return Cell(_percent(value))
@@ -148,6 +148,10 @@ def _cell(rows: list[Row], name: str) -> Cell:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
+
+
+def _short(cost: float) -> str:
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"
 
 
 def _counts(rows: list[Row], key: str) -> str:

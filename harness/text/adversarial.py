@@ -117,7 +117,8 @@ def read_rows(path: Path) -> list[AdversarialRow]:
         path = path / ROWS_FILE
     if not path.is_file():
         raise MissingFileError(
-            f"there are no adversarial rows at {path}.", "Make them with `harness attack run` or `harness attack import`."
+            f"there are no adversarial rows at {path}.",
+            "Make them with `harness attack run` or `harness attack import`.",
         )
     try:
         table = pq.read_table(path)

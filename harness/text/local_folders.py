@@ -47,9 +47,7 @@ class SplitSource:
         for path in self.paths[1:]:
             part = read_file(path, choose)
             if part.columns.keys() != table.columns.keys():
-                raise DataError(
-                    f"{path} has other columns than {self.paths[0].name}.", "Write all shards alike."
-                )
+                raise DataError(f"{path} has other columns than {self.paths[0].name}.", "Write all shards alike.")
             table.extend(part)
         return table
 
@@ -92,9 +90,7 @@ def _files_by_split(folder: Path) -> dict[str, SplitSource]:
     return {split: _join_shards(folder, split, candidates) for split, candidates in found.items()}
 
 
-def _join_shards(
-    folder: Path, split: str, candidates: list[tuple[tuple[str, ...], int, Path]]
-) -> SplitSource:
+def _join_shards(folder: Path, split: str, candidates: list[tuple[tuple[str, ...], int, Path]]) -> SplitSource:
     """One split from its files: those that differ in more than the shard's number are rivals."""
     form, _, first = candidates[0]
     shards: dict[int, Path] = {}

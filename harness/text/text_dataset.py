@@ -75,9 +75,7 @@ class TextDataset:
             ConfigurationError: The limit is below 1.
         """
         if limit is not None and limit < 1:
-            raise ConfigurationError(
-                f"a sample of {limit} texts is not possible.", "Give a limit of 1 or more."
-            )
+            raise ConfigurationError(f"a sample of {limit} texts is not possible.", "Give a limit of 1 or more.")
         if limit is None or limit >= len(self):
             return self
         drawn = np.random.default_rng(seed).choice(len(self), size=limit, replace=False)
@@ -120,8 +118,6 @@ def build_dataset(
     """
     text, label = columns
     texts = check_texts(table.columns[text], where, text)
-    labels, label_names = read_labels(
-        table.columns[label], where, label, table.class_names.get(label), other_labels
-    )
+    labels, label_names = read_labels(table.columns[label], where, label, table.class_names.get(label), other_labels)
     source = {**source, "text_column": text, "label_column": label}
     return TextDataset(name, split, texts, labels, np.arange(len(texts), dtype=np.int64), label_names, source)

@@ -46,7 +46,12 @@ class TrainingData:
 
 
 def training_data(
-    spec: str, limit: int | None, seed: int, *, text_column: str | None = None, label_column: str | None = None
+    spec: str,
+    limit: int | None,
+    seed: int,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
 ) -> TrainingData:
     """Load the rows to train on and the rows to measure accuracy on.
 
@@ -209,9 +214,7 @@ def _load_encoder(encoder: str, classes: int, label_names: list[str] | None) -> 
     return model, tokenizer
 
 
-def _batches(
-    lengths: NDArray[np.int64], size: int, generator: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
+def _batches(lengths: NDArray[np.int64], size: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """Batches of similar length in random order: padding stays small, the order stays random."""
     order = generator.permutation(len(lengths))
     pool = size * 50
@@ -230,5 +233,3 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (libraries below use the global generator)
     torch.manual_seed(seed)
-
-

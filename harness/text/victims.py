@@ -132,9 +132,7 @@ class Victim:
         if path.is_dir():
             return cls._from_pretrained(spec, path.resolve().name, **options)
         if looks_like_path(spec):
-            raise MissingFileError(
-                f"there is no victim folder {spec}.", "Train one: harness victim train --out DIR."
-            )
+            raise MissingFileError(f"there is no victim folder {spec}.", "Train one: harness victim train --out DIR.")
         return cls._from_pretrained(spec, spec, **options)
 
     @classmethod
@@ -204,6 +202,13 @@ class Victim:
                 f"Layers are 0 (embeddings) to {self.num_layers}, or -1 for the last.",
             )
         return number
+
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than `max_length` tokens and so are read cut."""
+        if not texts:
+            return 0
+        encodings = self.tokenizer(list(texts), truncation=True, max_length=self.max_length).encodings
+        return sum(bool(encoding.overflowing) for encoding in encodings)
 
     def read(self, texts: Sequence[str], layers: Sequence[int] = ()) -> VictimOutputs:
         """Run the victim over texts once.

@@ -74,9 +74,7 @@ def test_percentile_interval() -> None:
 
 def test_percentile_interval_drops_undefined_replicates() -> None:
     nan = math.nan
-    assert percentile_interval([1.0, nan, 3.0, 2.0], level=0.5) == percentile_interval(
-        [1.0, 2.0, 3.0], level=0.5
-    )
+    assert percentile_interval([1.0, nan, 3.0, 2.0], level=0.5) == percentile_interval([1.0, 2.0, 3.0], level=0.5)
     assert percentile_interval([1.0, 1.0, nan, nan]) == (1.0, 1.0)
     for values in ([1.0, 1.0, nan, nan, nan], [nan], []):
         assert all(math.isnan(bound) for bound in percentile_interval(values))

@@ -61,9 +61,7 @@ def oracle(scores: np.ndarray, adversarial: np.ndarray, weights: np.ndarray) -> 
         "fpr_at_tpr_95": min(f for f, t in zip(fpr, tpr, strict=True) if t >= 0.95 - slack),
     }
     for percent in (1, 5, 10):
-        result[f"tpr_at_fpr_{percent}"] = max(
-            t for f, t in zip(fpr, tpr, strict=True) if f <= percent / 100 + slack
-        )
+        result[f"tpr_at_fpr_{percent}"] = max(t for f, t in zip(fpr, tpr, strict=True) if f <= percent / 100 + slack)
     allowed = [(-t, f, c) for f, t, c in zip(fpr, tpr, thresholds, strict=True) if f <= 0.1 + slack]
     # The strictest of the thresholds with the largest TPR has the smallest FPR.
     cut = max(c for t, _, c in allowed if t <= min(allowed)[0] + slack)
@@ -253,9 +251,7 @@ def test_metrics_at_threshold(problem: tuple[np.ndarray, np.ndarray, np.ndarray]
     got = metrics_at_threshold(scores, adversarial, threshold, weights[None])
     assert got["tpr"][0] == pytest.approx(np.average(flagged[adversarial], weights=weights[adversarial]))
     assert got["fpr"][0] == pytest.approx(np.average(flagged[~adversarial], weights=weights[~adversarial]))
-    assert got["f1"][0] == pytest.approx(
-        f1_score(adversarial, flagged, sample_weight=weights, zero_division=0)
-    )
+    assert got["f1"][0] == pytest.approx(f1_score(adversarial, flagged, sample_weight=weights, zero_division=0))
     plain = metrics_at_threshold(scores, adversarial, threshold)
     assert plain["tpr"] == pytest.approx(flagged[adversarial].mean())
 
@@ -361,9 +357,7 @@ def test_bootstrap_covers_the_true_auc() -> None:
     true = 0.5 * (1 + math.erf(1.2 / 2))
     hits = 0
     for run in range(200):
-        estimate = bootstrap_metrics(*gaussian(150, 100 + run), np.arange(150), replicates=200, seed=run)[
-            "auc"
-        ]
+        estimate = bootstrap_metrics(*gaussian(150, 100 + run), np.arange(150), replicates=200, seed=run)["auc"]
         hits += estimate.low <= true <= estimate.high
     # Three standard errors of a rate of 0.95 in 200 runs are 0.046.
     assert 0.90 <= hits / 200 <= 0.996
@@ -409,9 +403,7 @@ def test_mean_over_equal_samples_is_one_sample() -> None:
     scores, adversarial = gaussian(100, 5)
     names = np.array([f"text {i}" for i in range(100)])
     one = bootstrap_metrics(scores, adversarial, names, replicates=100)
-    three = mean_over_seeds(
-        [scores] * 3, [adversarial] * 3, [names, names.astype(object), names], replicates=100
-    )
+    three = mean_over_seeds([scores] * 3, [adversarial] * 3, [names, names.astype(object), names], replicates=100)
     for name in METRICS:
         # Three times the same texts tell no more than once; independent bootstraps would say they do.
         assert tuple(three[name]) == pytest.approx(tuple(one[name]), abs=1e-12)

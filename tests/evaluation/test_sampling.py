@@ -162,9 +162,7 @@ def test_global_generator_is_untouched() -> None:
 
 
 def test_too_few_successes_say_how_many() -> None:
-    with pytest.raises(
-        DataError, match=r"more than 20 successful attacks \(100 test rows, 100 attacked"
-    ) as e:
+    with pytest.raises(DataError, match=r"more than 20 successful attacks \(100 test rows, 100 attacked") as e:
         draw_sample(["success"] * 20 + ["failure"] * 80, "s1", 0, validation_fraction=0.0)
     assert "Attack more texts" in e.value.hint
     # A target that is no multiple of ten falls below 0: an error too, as published.

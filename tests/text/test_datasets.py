@@ -33,9 +33,7 @@ def write_csv(path: Path, rows: list[tuple[str, int]]) -> None:
         csv.writer(handle).writerows([("text", "label"), *rows])
 
 
-def refused(
-    spec: Path | str, split: str = "test", kind: type[HarnessError] = DataError, **options: Any
-) -> str:
+def refused(spec: Path | str, split: str = "test", kind: type[HarnessError] = DataError, **options: Any) -> str:
     """The message and hint with which loading is refused."""
     with pytest.raises(kind) as caught:
         load_dataset(str(spec), split, **options)
@@ -45,9 +43,7 @@ def refused(
 
 def dataset_of(count: int) -> TextDataset:
     numbers = np.arange(count, dtype=np.int64)
-    return TextDataset(
-        "d", "train", [f"text {n}" for n in numbers], numbers % 3, numbers, None, {"kind": "x"}
-    )
+    return TextDataset("d", "train", [f"text {n}" for n in numbers], numbers % 3, numbers, None, {"kind": "x"})
 
 
 def class_label_dataset(labels: list[int], column: str = "text") -> Any:

@@ -64,9 +64,7 @@ WRITERS: dict[str, Callable[..., None]] = {
 }
 
 
-def refused(
-    spec: Path | str, split: str = "test", kind: type[HarnessError] = DataError, **options: Any
-) -> str:
+def refused(spec: Path | str, split: str = "test", kind: type[HarnessError] = DataError, **options: Any) -> str:
     """The message and hint with which loading is refused."""
     with pytest.raises(kind) as caught:
         load_dataset(str(spec), split, **options)

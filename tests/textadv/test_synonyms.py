@@ -228,9 +228,7 @@ def test_a_lemma_is_a_candidate_where_it_is_one_to_textattack(words_from_text: W
 
 
 @given(text=st.text(max_size=12) | st.text(alphabet="ab'-_*@.` \u00d7\u02d7\u00e9", max_size=8))
-def test_any_text_is_a_candidate_where_it_is_one_to_textattack(
-    words_from_text: WordsFromText, text: str
-) -> None:
+def test_any_text_is_a_candidate_where_it_is_one_to_textattack(words_from_text: WordsFromText, text: str) -> None:
     assert synonyms.is_candidate(text) == ("_" not in text and len(words_from_text(text)) == 1)
 
 
@@ -265,9 +263,7 @@ def test_candidates_of_inflected_words_are_those_of_nltk(
     choose = random.Random(0)
     stems = choose.sample(lemmas_of_table(), 2000)
     words = {
-        choose.choice(CASES)(stem[: len(stem) - cut] + choose.choice(ENDINGS))
-        for stem in stems
-        for cut in range(3)
+        choose.choice(CASES)(stem[: len(stem) - cut] + choose.choice(ENDINGS)) for stem in stems for cut in range(3)
     }
     assert differences(sorted(words), table, wordnet, words_from_text) == {}
 

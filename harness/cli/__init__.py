@@ -1,0 +1,66 @@
+"""The command `harness`: one Typer app a verb; they parse, call and print, and hold no logic.
+
+Nothing heavy is imported here or at the top of a verb's module: `harness --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+import harness
+from harness.cli import attack, detect, evaluate, options, victim
+from harness.cli.listing import list_names
+from harness.core.errors import EXIT_CODE, HarnessError
+
+app = options.verb(
+    "Is this text adversarial, and how good is each layer? Attack classifiers, fit detectors, compare them."
+)
+app.add_typer(victim.app, name="victim")
+app.add_typer(attack.app, name="attack")
+app.add_typer(detect.app, name="detect")
+app.add_typer(evaluate.app, name="eval")
+app.command("list")(list_names)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"palimpsest {harness.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; expected errors become one sentence, a hint and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A text may hold what the terminal's encoding cannot say; that is no reason to stop.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app(args=evaluate.spread(sys.argv[1:]))
+    except HarnessError as error:
+        _complain(error.message, error.hint)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _complain("no space left on the device.", "Free some space and run the same command again.")
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to resume.", err=True)
+        sys.exit(130)
+
+
+def _complain(message: str, hint: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"hint: {hint}", err=True)
+    sys.exit(EXIT_CODE)

@@ -1,0 +1,148 @@
+"""`harness eval`: compare detectors on attacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli import options
+
+app = options.verb("Compare detectors on attacks in one protocol.")
+
+Attacks = Annotated[list[Path], typer.Option("--attacks", help="Run folders of attacks.")]
+ScenarioName = Annotated[str, typer.Option(help="s1 (disjoint sources, 1:1) or s2 (paired, unbalanced).")]
+Seeds = Annotated[str, typer.Option(help="Sampling seeds, separated by commas.")]
+Target = Annotated[
+    int | None,
+    typer.Option(min=1, help="Adversarial texts aimed at; by default the paper's for the dataset."),
+]
+Fraction = Annotated[
+    float | None,
+    typer.Option(min=0, max=0.9, help="Share of rows kept for validation; by default the paper's (0.3; SST-2 0)."),
+]
+
+
+@app.command()
+def detect(
+    attacks: Attacks,
+    detector: Annotated[list[str], typer.Option(help="Names or fitted folders of detectors.")],
+    scenario: ScenarioName = "s1",
+    seeds: Seeds = "0,1,2",
+    leaderboard: Annotated[Path | None, typer.Option(help="A leaderboard folder to add the rows to.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; by default runs/eval-ID.")] = None,
+    victim: Annotated[str | None, typer.Option(help="The victim, where the attack does not say.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="The dataset, where the attack does not say.")] = None,
+    target: Target = None,
+    validation_fraction: Fraction = None,
+    train_limit: Annotated[int | None, typer.Option(min=1, help="Training rows for the detectors.")] = None,
+    layer: Annotated[int | None, typer.Option(help="The layer to read; by default the last.")] = None,
+    components: Annotated[int | None, typer.Option(min=1, help="Dimensions RDE keeps.")] = None,
+    replicates: Annotated[int, typer.Option(min=1, help="Bootstrap replicates.")] = 1000,
+    fit_seed: Annotated[int, typer.Option(min=0, help="Seed of the detectors' fits.")] = 0,
+    max_length: options.MaxLength = None,
+    dtype: options.Dtype = "fp32",
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+) -> None:
+    """Sample clean and adversarial texts, score them, print and keep the figures."""
+    from harness.cli.tables import print_detectors
+    from harness.evaluation.detection import EvaluationSettings
+    from harness.evaluation.runs import EvaluationRequest, run_evaluation
+
+    settings = EvaluationSettings(
+        scenario=_scenario(scenario),
+        seeds=_seeds(seeds),
+        target=target,
+        validation_fraction=validation_fraction,
+        train_limit=train_limit,
+        fit_seed=fit_seed,
+        replicates=replicates,
+    )
+    request = EvaluationRequest(
+        attacks=attacks,
+        detectors=detector,
+        parameters={k: v for k, v in (("layer", layer), ("components", components)) if v is not None},
+        settings=settings,
+        victim=victim,
+        dataset=dataset,
+        text_column=text_column,
+        label_column=label_column,
+        dtype=dtype,
+        max_length=max_length,
+    )
+    outcome = run_evaluation(request, out)
+    for table in outcome.tables:
+        print_detectors(table.title, table.rows)
+        for note in table.notes:
+            typer.echo(note)
+    typer.echo(f"run folder: {outcome.folder}")
+    if leaderboard is not None:
+        from harness.leaderboard.board import add
+
+        for path in add(leaderboard, outcome.rows):
+            typer.echo(f"leaderboard: {path}")
+
+
+@app.command()
+def sample(
+    attacks: Attacks,
+    scenario: ScenarioName = "s1",
+    seeds: Seeds = "0,1,2",
+    target: Target = None,
+    validation_fraction: Fraction = None,
+) -> None:
+    """Print how many texts the sampling protocol draws; no victim is needed."""
+    from harness.evaluation.sampling import draw_sample, published_protocol
+    from harness.text.adversarial import read_rows
+
+    for folder in attacks:
+        rows = read_rows(folder)
+        published = published_protocol(rows[0].dataset)
+        for seed in _seeds(seeds):
+            drawn = draw_sample(
+                [row.result for row in rows],
+                _scenario(scenario),
+                seed,
+                target=published.target if target is None else target,
+                validation_fraction=(
+                    published.validation_fraction if validation_fraction is None else validation_fraction
+                ),
+            )
+            typer.echo(
+                f"{folder} {scenario} seed {seed}: {len(drawn.validation)} validation, {len(drawn.test)} test, "
+                f"subset {len(drawn.subset)}, {len(drawn.adversarial)} adversarial, {len(drawn.clean)} clean"
+            )
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """Let `eval`'s list options take several values: `--detector rde msp` is `--detector rde --detector msp`."""
+    if arguments[:1] != ["eval"]:
+        return arguments
+    spreading = ""
+    found: list[str] = []
+    for argument in arguments:
+        if argument.startswith("-"):
+            spreading = argument if argument in ("--attacks", "--detector") else ""
+        elif spreading and found[-1] != spreading:
+            found.append(spreading)
+        found.append(argument)
+    return found
+
+
+def _scenario(text: str):  # type: ignore[no-untyped-def]
+    from harness.core.errors import UnknownNameError
+
+    if text not in ("s1", "s2"):
+        raise UnknownNameError("scenario", text, ("s1", "s2"))
+    return text
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    from harness.core.errors import ConfigurationError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigurationError(f"--seeds {text!r} is not a list of different numbers such as 0,1,2.")
+    return tuple(int(part) for part in parts)

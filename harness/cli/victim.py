@@ -1,0 +1,95 @@
+"""`harness victim`: train and describe classifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli import options
+
+app = options.verb("Train a classifier to attack, or describe one.")
+
+
+@app.command()
+def train(
+    encoder: Annotated[str, typer.Option(help="A hub id, a folder, or `embedded`.")],
+    dataset: options.Dataset,
+    out: options.Out,
+    limit: Annotated[int | None, typer.Option(min=1, help="Training rows; by default all.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 2,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 5e-5,
+    max_length: Annotated[int, typer.Option(min=8, help="Tokens a training text may have.")] = 256,
+    seed: options.Seed = 0,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+) -> None:
+    """Fine-tune an encoder into a classifier and measure it on held-out texts."""
+    from dataclasses import asdict
+
+    from harness.core.files import read_json
+    from harness.core.runs import Run
+    from harness.text.training import (
+        VICTIM_FACTS,
+        TrainingSettings,
+        encoder_name,
+        train_victim,
+        training_data,
+    )
+
+    settings = TrainingSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        max_length=max_length,
+        seed=seed,
+    )
+    data = training_data(dataset, limit, seed, text_column=text_column, label_column=label_column)
+    config = {
+        "encoder": encoder_name(encoder),
+        "dataset": data.train.name,
+        "dataset_hash": data.train.hash,
+        **asdict(settings),
+    }
+    with Run(out, "victim train", config) as run:
+        if run.finished:
+            facts = read_json(run.path(VICTIM_FACTS))
+        else:
+            facts = train_victim(encoder, data, settings, run)
+            run.finish(["model.safetensors", "config.json", "tokenizer.json", VICTIM_FACTS])
+    typer.echo(
+        f"accuracy on {facts['heldout_rows']} held-out texts ({facts['heldout_split']}): "
+        f"{facts['accuracy']:.1%} [{facts['accuracy_low']:.1%}, {facts['accuracy_high']:.1%}]"
+    )
+    typer.echo(f"victim: {out}")
+
+
+@app.command()
+def info(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A victim's folder.")]) -> None:
+    """Describe a classifier: architecture, labels, layers, hash, accuracy."""
+    from harness.core.files import read_json
+    from harness.text.training import VICTIM_FACTS
+    from harness.text.victims import Victim
+
+    victim = Victim.load(str(folder))
+    lines = {
+        "victim": victim.name,
+        "architecture": victim.model.config.model_type,
+        "labels": ", ".join(f"{index} {name}" for index, name in enumerate(victim.label_names)),
+        "layers": f"{victim.num_layers} x {victim.model.config.hidden_size}",
+        "parameters": f"{victim.model.num_parameters():,}",
+        "max length": f"{victim.max_length} tokens",
+        "hash": victim.hash,
+    }
+    path = folder / VICTIM_FACTS
+    if path.is_file():
+        facts = read_json(path)
+        lines["trained on"] = f"{facts['train_rows']} rows of {facts['dataset']}, from {facts['encoder']}"
+        lines["accuracy"] = (
+            f"{facts['accuracy']:.1%} [{facts['accuracy_low']:.1%}, {facts['accuracy_high']:.1%}] "
+            f"on {facts['heldout_rows']} held-out texts"
+        )
+    for name, value in lines.items():
+        typer.echo(f"{name:<13}{value}")

@@ -1,0 +1,188 @@
+"""An evaluation as a run: from attack folders to result rows, tables, pictures and a leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core.files import atomic_writer, hash_file, hash_json, write_json
+from harness.core.runs import Run
+from harness.detectors.fitting import DETECTOR_FILE
+from harness.detectors.registry import DETECTORS
+from harness.evaluation.attacks import EvaluatedAttack, load_attack
+from harness.evaluation.detection import AttackResult, EvaluationSettings, evaluate_attack
+from harness.evaluation.figures import draw_histograms, draw_roc
+from harness.text.sources import dataset_pointer
+
+RESULTS_FILE, SCORES_FILE = "results.json", "scores.parquet"
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What to evaluate."""
+
+    attacks: Sequence[Path]
+    detectors: Sequence[str]
+    parameters: Mapping[str, Any]
+    settings: EvaluationSettings
+    victim: str | None = None
+    dataset: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    dtype: str = "fp32"
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """One attack's detectors, averaged over seeds, with what has to be said beside them."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """Where an evaluation left what it found."""
+
+    folder: Path
+    tables: list[ResultTable]
+    rows: list[dict[str, Any]]
+
+
+def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOutcome:
+    """Evaluate detectors on attacks and keep results, scores and pictures in a run folder.
+
+    Args:
+        request: What to evaluate.
+        out: The run folder; by default `runs/eval-ID`, ID from the configuration.
+
+    Raises:
+        HarnessError: Whatever is wrong with the input; nothing is written then.
+    """
+    folders = {name: Path(name) for name in request.detectors if (Path(name) / DETECTOR_FILE).is_file()}
+    fresh = [DETECTORS.get(name) for name in request.detectors if name not in folders]
+    pointer = None
+    if request.dataset is not None:
+        pointer = dataset_pointer(request.dataset, request.text_column, request.label_column)
+    attacks = [
+        load_attack(
+            folder,
+            victim=request.victim,
+            dataset=pointer,
+            needs_training_texts=any(kind.info.reads != "probabilities" for kind in fresh),
+            dtype=request.dtype,
+            max_length=request.max_length,
+        )
+        for folder in request.attacks
+    ]
+    config = {
+        "attacks": [_identity(attack) for attack in attacks],
+        "detectors": [hash_file(folders[n] / DETECTOR_FILE) if n in folders else n for n in request.detectors],
+        "parameters": dict(request.parameters),
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(request.settings).items()},
+    }
+    name = hash_json(config)[:8]
+    with Run(out or Path("runs", f"eval-{name}"), "eval detect", config) as run:
+        results = [
+            evaluate_attack(attack, request.detectors, request.parameters, request.settings, run.id, folders)
+            for attack in attacks
+        ]
+        run.finish(_write(run, results), seeds=list(request.settings.seeds))
+    rows = [row for result in results for detector in result.detectors for row in detector.rows]
+    return EvaluationOutcome(run.folder, [_table(result, request.settings) for result in results], rows)
+
+
+def _identity(attack: EvaluatedAttack) -> dict[str, Any]:
+    return {
+        "dataset": attack.dataset,
+        "recipe": attack.recipe,
+        "rows_hash": attack.rows_hash,
+        "victim_hash": attack.victim.hash,
+        "max_length": attack.victim.max_length,
+        "dtype": attack.victim.dtype,
+        "train_hash": attack.train.hash if attack.train is not None else None,
+    }
+
+
+def _write(run: Run, results: Sequence[AttackResult]) -> list[str]:
+    """Write results, scores and pictures; return their names."""
+    names = [RESULTS_FILE, SCORES_FILE]
+    write_json(
+        run.path(RESULTS_FILE),
+        [
+            {
+                "rows": [row for detector in result.detectors for row in detector.rows],
+                "mean_over_seeds": {
+                    detector.detector: {"metrics": detector.mean, "cost": detector.cost}
+                    for detector in result.detectors
+                },
+            }
+            for result in results
+        ],
+    )
+    _write_scores(run.path(SCORES_FILE), results)
+    for number, result in enumerate(results):
+        stem = f"{result.attack.dataset}-{result.attack.recipe}" + (f"-{number}" if len(results) > 1 else "")
+        stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
+        for kind, draw in (("roc", draw_roc), ("scores", draw_histograms)):
+            draw(result, run.path(f"{stem}-{kind}.png"))
+            names.append(f"{stem}-{kind}.png")
+    return names
+
+
+def _write_scores(path: Path, results: Sequence[AttackResult]) -> None:
+    """Every score that went into a figure, a line each, so that any figure can be made again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = []
+    for result in results:
+        for detector in result.detectors:
+            for seed in detector.seeds:
+                positions = [*seed.sample.clean, *seed.sample.adversarial]
+                n = len(positions)
+                parts.append(
+                    pa.table(
+                        {
+                            "dataset": [result.attack.dataset] * n,
+                            "recipe": [result.attack.recipe] * n,
+                            "detector": [detector.detector] * n,
+                            "seed": pa.array([seed.sample.seed] * n, pa.int64()),
+                            "id": [result.attack.rows[i].id for i in positions],
+                            "adversarial": seed.adversarial,
+                            "score": seed.scores,
+                        }
+                    )
+                )
+    with atomic_writer(path) as handle:
+        pq.write_table(pa.concat_tables(parts), handle)
+
+
+def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
+    first = result.detectors[0].rows
+    seeds = ", ".join(str(row["seed"]) for row in first)
+    spread = {(row["n_adversarial"], row["n_clean"], row["n_calibration"]) for row in first}
+    counts = "; ".join(f"{a} adversarial, {c} clean, {k} held out" for a, c, k in sorted(spread))
+    attack = result.attack
+    title = (
+        f"{attack.recipe} on {attack.dataset}, victim {attack.victim.name}, {settings.scenario.upper()}, "
+        f"{'mean of seeds' if len(first) > 1 else 'seed'} {seeds} ({counts})"
+    )
+    notes = []
+    source = first[0]["protocol"]["calibration"]["source"]
+    if source is None:
+        notes.append("no held-out figures: the published split leaves no clean texts; pass --validation-fraction 0.3.")
+    elif any(row["metrics"]["heldout_tpr_10"]["value"] is None for row in first):
+        notes.append("no held-out figures: too few held-out clean texts for a threshold.")
+    elif source != "validation rows":
+        notes.append(f"held-out thresholds come from {source}: the published split has no validation rows.")
+    if result.stale:
+        notes.append(f"{result.stale} adversarial texts are classified right by the loaded victim (rounding).")
+    rows = [
+        {"detector": detector.title, "metrics": detector.mean, "cost": detector.cost} for detector in result.detectors
+    ]
+    return ResultTable(title, rows, notes)

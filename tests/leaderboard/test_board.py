@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.core.errors import DataError
+from harness.core.rows import DETECTION_METRICS, finish_row, write_row
+from harness.leaderboard import board
+from harness.leaderboard.board import COLUMNS, build, safe_cell, to_csv, unsafe_cell
+from harness.leaderboard.page import groups, render
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+def make_row(auc: float | None = 0.9, **changes: Any) -> dict[str, Any]:
+    metrics = {name: {"value": 0.5 + i / 100, "low": 0.4, "high": 0.7} for i, name in enumerate(DETECTION_METRICS)}
+    metrics["auc"]["value"] = auc
+    row = {
+        "dataset": "imdb",
+        "recipe": "textfooler",
+        "victim": "bert",
+        "detector": "rde",
+        "scenario": "s1",
+        "seed": 0,
+        "n_clean": 1000,
+        "n_adversarial": 900,
+        "n_calibration": 500,
+        "metrics": metrics,
+        "cost": {"forwards_per_text": 1, "ms_per_text": 2.34567891},
+        "run": "run-0",
+        "protocol": {},
+    }
+    return finish_row({**row, **changes})
+
+
+def many_rows() -> list[dict[str, Any]]:
+    return [
+        make_row(detector=detector, seed=seed, dataset=dataset, scenario=scenario, run=f"{detector}-{seed}")
+        for detector in ("rde", "mle", HOSTILE, "=HYPERLINK(1)")
+        for seed in (0, 1, 10)
+        for dataset in ("imdb", "ag_news")
+        for scenario in ("s1", "s2")
+    ]
+
+
+def built(leaderboard: Path) -> list[bytes]:
+    return [path.read_bytes() for path in build(leaderboard)]
+
+
+def records(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+# The CSV.
+
+
+def test_columns_are_pinned() -> None:
+    assert COLUMNS[:12] == (
+        *("dataset", "recipe", "victim", "detector", "scenario"),
+        *("seed", "n_clean", "n_adversarial", "n_calibration"),
+        *("auc", "auc_low", "auc_high"),
+    )
+    assert COLUMNS[-7:] == (
+        *("heldout_f1_10", "heldout_f1_10_low", "heldout_f1_10_high"),
+        *("forwards_per_text", "ms_per_text", "run", "id"),
+    )
+    assert COLUMNS[42:48] == (
+        *("realised_fpr_5", "realised_fpr_5_low", "realised_fpr_5_high"),
+        *("realised_fpr", "realised_fpr_low", "realised_fpr_high"),
+    )
+    assert len(COLUMNS) == len(set(COLUMNS)) == 9 + 3 * 14 + 4
+
+
+def test_opens_with_pandas(tmp_path: Path) -> None:
+    for row in many_rows():
+        write_row(tmp_path, row)
+    path, _ = build(tmp_path)
+    table = pd.read_csv(path, dtype={"id": str})
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == len(many_rows())
+    assert pd.api.types.is_float_dtype(table["auc"])
+    assert pd.api.types.is_integer_dtype(table["seed"])
+    assert set(table["detector"].map(unsafe_cell)) == {"rde", "mle", HOSTILE, "=HYPERLINK(1)"}
+    keys = ["dataset", "recipe", "victim", "scenario", "detector", "seed", "id"]
+    expected = sorted(many_rows(), key=lambda row: tuple(row[key] for key in keys))
+    assert list(table["id"]) == [row["id"] for row in expected]
+
+
+def test_numbers_and_nulls() -> None:
+    row = make_row(auc=None, seed=12345678, cost={"forwards_per_text": 1, "ms_per_text": 1234567.8})
+    row["metrics"]["aupr"] = {"value": 1 / 3, "low": 1e-7, "high": 1.0}
+    [record] = records(to_csv([row]))
+    assert record["auc"] == ""
+    assert record["auc_low"] == "0.4"
+    assert [record[key] for key in ("aupr", "aupr_low", "aupr_high")] == ["0.333333", "1e-07", "1"]
+    assert record["seed"] == "12345678"
+    assert record["forwards_per_text"] == "1"
+    assert record["ms_per_text"] == "1.23457e+06"
+
+
+def test_realised_fpr_is_the_one_at_ten_percent() -> None:
+    row = make_row()
+    row["metrics"]["realised_fpr_10"] = {"value": 0.11, "low": 0.09, "high": 0.13}
+    [record] = records(to_csv([row]))
+    assert [record[f"realised_fpr{end}"] for end in ("", "_low", "_high")] == ["0.11", "0.09", "0.13"]
+    assert "realised_fpr_10" not in record
+
+
+def test_line_endings_and_encoding(tmp_path: Path) -> None:
+    write_row(tmp_path, make_row(detector="détecteur"))
+    text = built(tmp_path)[0]
+    assert b"\r" not in text
+    assert text.count(b"\n") == 2
+    assert "détecteur" in text.decode()
+    assert not text.startswith(b"\xef\xbb\xbf")
+
+
+@pytest.mark.parametrize("mark", ["=", "+", "-", "@", "\t", "\0", "\r"])
+def test_formulas_are_escaped(mark: str) -> None:
+    assert safe_cell(f"{mark}1+1") == f"'{mark}1+1"
+    assert safe_cell(f"1{mark}") == f"1{mark}"
+
+
+@given(st.text() | st.text("'=+-@\t\r\n\0,\" a"))
+def test_cells_round_trip(text: str) -> None:
+    cell = safe_cell(text)
+    assert unsafe_cell(cell) == text
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\0", "\r"))
+
+
+@given(st.text("'=+-@\t\r\n,;\"\\ aé", min_size=1))
+def test_texts_survive_the_csv(text: str) -> None:
+    [record] = records(to_csv([make_row(detector=text, run=text)]))
+    assert unsafe_cell(record["detector"]) == unsafe_cell(record["run"]) == text
+
+
+# The merge.
+
+
+def test_any_order_gives_the_same_bytes(tmp_path: Path) -> None:
+    found = set()
+    for attempt in range(3):
+        rows = many_rows()
+        random.Random(attempt).shuffle(rows)
+        leaderboard = tmp_path / str(attempt)
+        for age, row in enumerate(rows):
+            os.utime(write_row(leaderboard, row), (age * 1000, age * 1000))
+        found.add(tuple(built(leaderboard)))
+        assert tuple(built(leaderboard)) in found
+    assert len(found) == 1
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    table, page = built(tmp_path)
+    assert table.decode() == ",".join(COLUMNS) + "\n"
+    assert "There are no results yet." in page.decode()
+
+
+def test_a_damaged_row_stops_the_build_and_keeps_the_old_files(tmp_path: Path) -> None:
+    path = write_row(tmp_path, make_row())
+    before = built(tmp_path)
+    path.write_text("{")
+    with pytest.raises(DataError, match=path.name):
+        build(tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in ("detection.csv", "index.html")] == before
+
+
+def test_a_row_that_arrives_during_a_build_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = [make_row(seed=1), make_row(seed=2)]
+    write_row(tmp_path, make_row(seed=0))
+    write_text = board.write_text
+
+    def slow(path: Path, text: str) -> None:
+        if late:
+            write_row(tmp_path, late.pop())
+        write_text(path, text)
+
+    monkeypatch.setattr(board, "write_text", slow)
+    path, page = build(tmp_path)
+    assert len(pd.read_csv(path)) == 3
+    assert "Made from 3 result rows." in page.read_text()
+
+
+def _work(leaderboard: Path, index: int) -> None:
+    rows = [{**row, "run": f"process {index}"} for row in many_rows()]
+    # Each process has a third of the rows and shares it with others, timings and run differ.
+    mine = [row for place, row in enumerate(rows) if place % 3 == index % 3]
+    random.Random(index).shuffle(mine)
+    for place, row in enumerate(mine):
+        write_row(leaderboard, row)
+        if place % 4 == 0:
+            build(leaderboard)
+    build(leaderboard)
+
+
+def test_processes_at_once_end_in_the_same_bytes(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
+    workers = [context.Process(target=_work, args=(tmp_path, index)) for index in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 8
+    ended = [(tmp_path / name).read_bytes() for name in ("detection.csv", "index.html")]
+    assert ended == built(tmp_path)
+    assert len(records(ended[0].decode())) == len(many_rows())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"results", "detection.csv", "index.html"}
+    assert all(path.suffix == ".json" for path in (tmp_path / "results" / "detection").iterdir())
+
+
+def test_importing_is_light() -> None:
+    heavy = {"jsonschema", "jinja2", "numpy", "torch"}
+    code = f"import sys, harness.leaderboard.board; sys.exit(bool({heavy!r} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# The page.
+
+_VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Tags and text of a page; fails where a tag is not closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("key", ["dataset", "recipe", "victim", "detector", "run"])
+@pytest.mark.parametrize("text", [HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "</table>'&amp;"])
+def test_hostile_names_are_text(key: str, text: str) -> None:
+    page = render([make_row(**{key: text}, seed=seed) for seed in (0, 1)])
+    outline = Outline(page)
+    assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in outline.tags}
+    assert not [name for _, attrs in outline.tags for name in attrs if name.startswith("on")]
+    assert text in outline.texts
+
+
+def test_the_page_fetches_nothing() -> None:
+    page = render(many_rows())
+    outline = Outline(page)
+    assert not [attrs for _, attrs in outline.tags if {"src", "href", "action"} & set(attrs)]
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "url(" not in page
+
+
+def test_the_page_is_semantic() -> None:
+    outline = Outline(render(sorted(many_rows(), key=board._order)))
+    tables = [tag for tag, _ in outline.tags].count("table")
+    # Four groups, each with its table of seeds.
+    assert tables == [tag for tag, _ in outline.tags].count("caption") == 8
+    assert all(attrs.get("scope") for tag, attrs in outline.tags if tag == "th")
+    html = dict(outline.tags)["html"]
+    assert html["lang"] == "en"
+
+
+def test_a_single_seed_has_intervals() -> None:
+    [group] = groups([make_row()])
+    assert group.samples == ()
+    [line] = group.lines
+    assert line.seeds == "seed 0"
+    assert [(cell.value, cell.interval) for cell in line.cells] == [
+        ("90.0", "40.0 to 70.0"),
+        ("54.0", "40.0 to 70.0"),
+        ("56.0", "40.0 to 70.0"),
+        ("59.0", "40.0 to 70.0"),
+        ("62.0", "40.0 to 70.0"),
+    ]
+    assert line.texts == ("1,000", "900", "500")
+    assert (line.forwards, line.ms, line.run) == ("1", "2.35", "run-0")
+    [group] = groups([make_row(cost={"forwards_per_text": 12345.6, "ms_per_text": 0.01234})])
+    assert (group.lines[0].forwards, group.lines[0].ms) == ("12,346", "0.0123")
+
+
+def test_seeds_are_averaged() -> None:
+    rows = [make_row(auc=0.8, seed=0), make_row(auc=0.9, seed=1, n_clean=998), make_row(auc=1.0, seed=2)]
+    [group] = groups(rows)
+    [line] = group.lines
+    assert line.seeds == "mean of seeds 0, 1, 2"
+    assert (line.cells[0].value, line.cells[0].interval) == ("90.0", "")
+    assert line.texts[0] == "998 to 1,000"
+    assert [sample.cells[0].value for sample in group.samples] == ["80.0", "90.0", "100.0"]
+    assert all(sample.cells[0].interval for sample in group.samples)
+    assert [sample.id for sample in group.samples] == [row["id"] for row in rows]
+
+
+def test_a_seed_without_a_value_leaves_no_mean() -> None:
+    [group] = groups([make_row(auc=None, seed=0), make_row(auc=0.9, seed=1)])
+    assert group.lines[0].cells[0].value == "\N{EN DASH}"
+    assert group.lines[0].cells[1].value == "54.0"
+
+
+def test_one_seed_twice_is_not_averaged() -> None:
+    rows = [make_row(auc=0.8, protocol={"k": 1}), make_row(auc=0.9, protocol={"k": 2})]
+    [group] = groups(rows)
+    assert [line.cells[0].value for line in group.lines] == ["90.0", "80.0"]
+    assert [line.seeds for line in group.lines] == ["seed 0", "seed 0"]
+
+
+def test_highest_auc_first() -> None:
+    rows = [make_row(auc, detector=name) for name, auc in [("a", None), ("b", 0.5), ("c", 0.9), ("d", 0.9)]]
+    [group] = groups(rows)
+    assert [line.detector for line in group.lines] == ["c", "d", "b", "a"]
