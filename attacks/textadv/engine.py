@@ -80,8 +80,10 @@ def run_attack(
         All rows, in the order of `dataset`, and how many of the texts are longer than the victim takes.
 
     Raises:
+        DataError: A text holds TextAttack's own marker, on which it would fail.
         DiskFullError: No space left; the journal holds every finished text.
     """
+    _refuse_marker(dataset)
     journal = Journal(run.path(JOURNAL))
     done = journal.read()
     todo = [i for i in range(len(dataset)) if int(dataset.indices[i]) not in done]
@@ -133,16 +135,16 @@ class Journal:
             with open(self.path, "r+b") as handle:
                 handle.truncate(whole)
         done = {}
-        for number, line in enumerate(data[:whole].decode("utf-8").split("\n")[:-1], start=1):
+        for number, line in enumerate(data[:whole].split(b"\n")[:-1], start=1):
             try:
                 entry = json.loads(line)
                 row = row_from_json(json.dumps(entry["row"]))
+                done[row.index] = row, float(entry["seconds"])
             except (ValueError, KeyError, TypeError, DataError) as error:
                 raise DataError(
                     f"line {number} of {self.path} is damaged.",
                     "Remove that line; its text is attacked again.",
                 ) from error
-            done[row.index] = row, float(entry["seconds"])
         return done
 
     def __enter__(self) -> Journal:
@@ -207,6 +209,16 @@ def _attack_text(
         seed=seed,
         textattack_version=textattack_version(),
     )
+
+
+def _refuse_marker(dataset: TextDataset) -> None:
+    """TextAttack puts `<SPLIT>` between texts of several parts, and cannot replace a word that is part of one."""
+    for index, text in zip(dataset.indices.tolist(), dataset.texts, strict=True):
+        if "<SPLIT>" in text:
+            raise DataError(
+                f"text {index} of {dataset.name!r} holds <SPLIT>, which TextAttack takes for a mark of its own.",
+                "Remove it from the text.",
+            )
 
 
 def _seed(seed: int, identity: str) -> None:

@@ -31,13 +31,7 @@ def load_textattack() -> ModuleType:
     Raises:
         ConfigurationError: TextAttack is not installed.
     """
-    try:
-        version = metadata.version("textattack")
-    except metadata.PackageNotFoundError as error:
-        raise ConfigurationError(
-            "attacks need TextAttack, which is not installed.",
-            'Install it: pip install "palimpsest[attack]".',
-        ) from error
+    version = textattack_version()
     prepare_torchvision()
     # These read their cache folders at import: they must not see TextAttack's.
     import datasets  # noqa: F401
@@ -81,5 +75,15 @@ def _private_stopwords(folder: Path) -> Path:
 
 
 def textattack_version() -> str:
-    """The installed version, without importing TextAttack; results differ between versions."""
-    return metadata.version("textattack")
+    """The installed version, without importing TextAttack; results differ between versions.
+
+    Raises:
+        ConfigurationError: TextAttack is not installed.
+    """
+    try:
+        return metadata.version("textattack")
+    except metadata.PackageNotFoundError as error:
+        raise ConfigurationError(
+            "attacks need TextAttack, which is not installed.",
+            'Install it: pip install "palimpsest[attack]".',
+        ) from error

@@ -16,6 +16,8 @@ from harness.cli import attack, detect, evaluate, options, victim
 from harness.cli.listing import list_names
 from harness.core.errors import EXIT_CODE, HarnessError
 
+_INTERRUPTED = 130
+
 app = options.verb(
     "Is this text adversarial, and how good is each layer? Attack classifiers, fit detectors, compare them."
 )
@@ -51,12 +53,15 @@ def main() -> None:
     except HarnessError as error:
         _complain(error.message, error.hint)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _complain("no space left on the device.", "Free some space and run the same command again.")
+        if not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
             raise
-        _complain("no space left on the device.", "Free some space and run the same command again.")
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to resume.", err=True)
-        sys.exit(130)
+        _complain(f"{error.filename} cannot be used: {error.strerror}.", "Give another path.")
+    except SystemExit as leaving:
+        if leaving.code == _INTERRUPTED:  # what Typer makes of Ctrl-C
+            typer.echo("interrupted; run the same command again to resume.", err=True)
+        raise
 
 
 def _complain(message: str, hint: str) -> None:

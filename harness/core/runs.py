@@ -112,6 +112,8 @@ class Run:
         try:
             if isinstance(error, HarnessError):
                 self.log(f"stopped: {error.message}")
+                if not self.resumed:
+                    self._discard_if_empty()
             elif isinstance(error, Exception):
                 self.log("failed\n" + "".join(traceback.format_exception(error)))
                 error.add_note(f"The traceback is kept in {self.log_path}.")
@@ -119,6 +121,14 @@ class Run:
                 self.log(f"interrupted: {type(error).__name__}")
         finally:
             self._lock.release()
+
+    def _discard_if_empty(self) -> None:
+        """Remove the folder again when bad input stopped the run before it made anything."""
+        ours = {CONFIG, LOG, LOCK}
+        if {entry.name for entry in self.folder.iterdir()} <= ours:
+            for name in ours:
+                self.path(name).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def log(self, text: str) -> None:
         """Append a dated line to `run.log`. A full disk does not hide the error that is being logged."""

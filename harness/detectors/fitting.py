@@ -52,7 +52,7 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any]) -> 
     return kind(**given)
 
 
-def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextDataset | None, seed: int = 0) -> None:
+def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextDataset | None, seed: int = 0) -> int:
     """Fit detectors on clean training texts, reading the victim once for all of them.
 
     Only the rows that some detector wants are run through the victim. Fits are kept in, and taken from, the cache.
@@ -63,12 +63,15 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
         train: Training texts with gold labels; may be None when no detector wants any.
         seed: Seed of the draw of training rows.
 
+    Returns:
+        How many of the texts that were read are longer than the victim takes, and so were cut.
+
     Raises:
         DataError: Training texts are needed and missing, or too few.
     """
     waiting = [detector for detector in detectors if detector.fit_rows != 0]
     if not waiting:
-        return
+        return 0
     if train is None:
         raise DataError(
             f"the detector {waiting[0].info.name!r} is fitted on clean training texts, and none were given.",
@@ -83,7 +86,7 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
         else:
             unfitted.append((detector, folder))
     if not unfitted:
-        return
+        return 0
     draws = [_draw(len(train), detector.fit_rows, seed) for detector, _ in unfitted]
     needed = np.unique(np.concatenate(draws))
     layers = sorted({victim.layer(layer) for detector, _ in unfitted for layer in detector.layers})
@@ -92,6 +95,7 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
         rows = np.searchsorted(needed, drawn)
         detector.fit(reading.outputs.take(rows), train.labels[drawn])
         save_detector(folder, detector, {})
+    return reading.outputs.truncated
 
 
 def score(detector: Detector, outputs: VictimOutputs) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -6,21 +6,24 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from harness.core.errors import DataError, MissingFileError
 from harness.core.files import atomic_writer
 from harness.core.progress import Progress
 from harness.detectors.base import Detector
 from harness.detectors.fitting import score
+from harness.text.columns import is_missing
 from harness.text.victims import Victim
 
 CHUNK = 512
+SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 OUTPUT_COLUMNS = ("id", "label", "probability", "score")
+csv.field_size_limit(2**30)  # reviews are longer than the default of 128 KiB
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,15 @@ def score_stream(
         detector: A fitted detector.
         victim: The classifier it was fitted on.
         source: A .txt (one text a line), .jsonl, .csv, .tsv or .parquet file, or `-` for lines on standard input.
-        out: A .csv, .jsonl or .parquet file, or `-` for CSV on standard output.
+        out: A .csv, .jsonl or .parquet file, or `-` for CSV on standard output, written chunk by chunk.
         text_column: Column of the texts, where there are columns.
         id_column: Column of the ids; where it is absent the id is the number of the text, from 0.
 
     Raises:
-        DataError: An empty, missing or unreadable text; it is named by its number. Nothing is written then.
+        DataError: An empty, missing or unreadable text; it is named by its number. No file is written then.
     """
+    if "-" not in (source, out) and Path(source).resolve() == Path(out).resolve():
+        raise DataError(f"the scores would replace the texts in {source}.", "Choose another --out.")
     texts = _checked(_read(source, text_column, id_column), source)
     first = list(itertools.islice(texts, CHUNK))
     if not first:
@@ -86,10 +91,26 @@ def _called(source: str) -> str:
 
 def _checked(rows: Iterable[tuple[str, Any]], source: str) -> Iterator[tuple[str, str]]:
     for number, (identity, text) in enumerate(rows):
-        if not isinstance(text, str) or not text.strip():
-            what = "is not a text" if text is not None and not isinstance(text, str) else "is empty"
-            raise DataError(f"text {number} of {_called(source)} {what}.", "Remove it, or give it a text.")
-        yield identity, text
+        if is_missing(text):
+            problem = "is empty"
+        elif not isinstance(text, str):
+            problem = f"is no text but {type(text).__name__}"
+        elif not _encodable(text):
+            problem = "is no valid Unicode (a lone surrogate)"
+        else:
+            yield identity, text
+            continue
+        raise DataError(
+            f"text {number} of {_called(source)}, counted from 0, {problem}.", "Remove it, or give it a text."
+        )
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read(source: str, text_column: str, id_column: str) -> Iterator[tuple[str, Any]]:
@@ -97,29 +118,31 @@ def _read(source: str, text_column: str, id_column: str) -> Iterator[tuple[str, 
     if source == "-":
         yield from _numbered(_decoded_lines(sys.stdin.buffer, source))
         return
-    path = Path(source)
+    path, offer = Path(source), f"Give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file, or -."
     if not path.is_file():
-        raise MissingFileError(f"there is no file {source}.", "Give a .txt, .jsonl, .csv or .parquet file, or -.")
-    readers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
-        ".jsonl": _jsonl_rows,
-        ".csv": lambda p: _csv_rows(p, ","),
-        ".tsv": lambda p: _csv_rows(p, "\t"),
-        ".parquet": lambda p: _parquet_rows(p, (text_column, id_column)),
-    }
-    if path.suffix == ".txt":
+        raise MissingFileError(f"there is no file {source}.", offer)
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
         with open(path, "rb") as handle:
             yield from _numbered(_decoded_lines(handle, source))
         return
-    if path.suffix not in readers:
-        raise DataError(f"cannot read texts from {source}.", "Give a .txt, .jsonl, .csv, .tsv or .parquet file, or -.")
-    for number, row in enumerate(readers[path.suffix](path)):
+    if suffix not in SUFFIXES:
+        raise DataError(f"cannot read texts from {source}.", offer)
+    readers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
+        ".jsonl": _jsonl_rows,
+        ".csv": _csv_rows,
+        ".tsv": _tsv_rows,
+        ".parquet": lambda p: _parquet_rows(p, text_column, id_column),
+    }
+    for number, row in enumerate(readers[suffix](path)):
         if text_column not in row:
             known = ", ".join(map(str, row)) or "none"
             raise DataError(
                 f"{source} has no column {text_column!r}; it has: {known}.",
                 "Name the column with --text-column.",
             )
-        yield str(row.get(id_column, number)), row[text_column]
+        identity = row.get(id_column)
+        yield str(number if identity is None else identity), row[text_column]
 
 
 def _numbered(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -144,35 +167,64 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"line {number} of {path} is not JSON.") from error
             if not isinstance(row, dict):
                 raise DataError(f"line {number} of {path} is not a JSON object.")
             yield row
 
 
-def _csv_rows(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    # A stray quote or comma would cut a text in silence: strict, and every row as long as the header.
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
-            yield from csv.DictReader(handle, delimiter=delimiter, quoting=quoting)
+            lines = csv.reader(handle, strict=True)
+            yield from _table_rows(path, ((lines.line_num, row) for row in lines))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text.", "Save the file as UTF-8.") from error
     except csv.Error as error:
-        raise DataError(f"{path} is not readable as a table: {error}.") from error
+        raise DataError(f"{path} is not valid CSV: {error} (near line {lines.line_num}).") from error
 
 
-def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _tsv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    # No quoting, and only a line feed ends a line, as in `harness.text.local_files`.
+    with open(path, "rb") as handle:
+        lines = enumerate(_decoded_lines(handle, str(path)), start=1)
+        yield from _table_rows(path, ((number, line.split("\t") if line else []) for number, line in lines))
+
+
+def _table_rows(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[dict[str, Any]]:
+    header: list[str] = []
+    for number, cells in lines:
+        if not cells:
+            continue
+        if not header:
+            header = cells
+            if len(set(header)) < len(header):
+                raise DataError(f"{path} has two columns of the same name.", "Rename one of them.")
+        elif len(cells) != len(header):
+            raise DataError(
+                f"{path} has {len(cells)} cells instead of {len(header)} in the row at line {number}.",
+                "Quote texts that hold commas or line breaks; a .tsv file has no quoting.",
+            )
+        else:
+            yield dict(zip(header, cells, strict=True))
+
+
+def _parquet_rows(path: Path, text_column: str, id_column: str) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-        names = [name for name in file.schema_arrow.names if name in wanted] or None
-        for batch in file.iter_batches(batch_size=CHUNK, columns=names):
-            yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file.") from error
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            # Without the text column all are read, for the message that names them.
+            wanted = [name for name in names if name in (text_column, id_column)] if text_column in names else None
+            for batch in file.iter_batches(batch_size=CHUNK, columns=wanted):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataError(f"{path} is not a readable Parquet file: {reason}.", "Write it again.") from error
 
 
 @contextmanager
@@ -182,7 +234,10 @@ def _writer(out: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield _csv_writer(sys.stdout)
         return
     path = Path(out)
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise DataError(f"cannot write scores to {out}: it is a folder.", "Give a file.")
+    if suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -199,9 +254,9 @@ def _writer(out: str) -> Iterator[Callable[[dict[str, Any]], None]]:
 
             yield write
             table.write_table(pa.Table.from_pylist(waiting, schema=schema))
-    elif path.suffix in (".csv", ".jsonl"):
+    elif suffix in (".csv", ".jsonl"):
         with atomic_writer(path, "w") as handle:
-            yield _csv_writer(handle) if path.suffix == ".csv" else _jsonl_writer(handle)
+            yield _csv_writer(handle) if suffix == ".csv" else _jsonl_writer(handle)
     else:
         raise DataError(f"cannot write scores to {out}.", "Use a .csv, .jsonl or .parquet file, or -.")
 

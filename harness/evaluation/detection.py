@@ -91,11 +91,21 @@ class DetectorResult:
 
 @dataclass(frozen=True)
 class AttackResult:
-    """All detectors on one attack."""
+    """All detectors on one attack.
+
+    Attributes:
+        attack: The attack.
+        detectors: One result a detector, in the order asked for.
+        stale: Adversarial texts that the loaded victim classifies right.
+        texts: How many test texts were read.
+        truncated: How many of them are longer than the victim takes.
+    """
 
     attack: EvaluatedAttack
     detectors: list[DetectorResult]
     stale: int
+    texts: int
+    truncated: int
 
 
 def evaluate_attack(
@@ -135,7 +145,7 @@ def evaluate_attack(
             facts = _facts(attack, detector, settings, protocol, train_rows, stale)
             results.append(_measure(attack, detector, scored, settings, run, facts))
             bar.advance()
-    return AttackResult(attack, results, stale)
+    return AttackResult(attack, results, stale, len(texts), reading.outputs.truncated)
 
 
 @dataclass(frozen=True)

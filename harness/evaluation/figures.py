@@ -53,7 +53,8 @@ def draw_histograms(result: AttackResult, path: Path) -> None:
         if wide:
             axis.set_xscale("log")
         axis.set(title=detector.title, xlabel="score", ylabel="texts")
-    axes[0].legend(frameon=False, fontsize="small")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(_title(result))
     _save(figure, path)
 
@@ -61,7 +62,7 @@ def draw_histograms(result: AttackResult, path: Path) -> None:
 def _title(result: AttackResult) -> str:
     row = result.detectors[0].rows[0]
     return (
-        f"{row['recipe']} on {row['dataset']}, victim {row['victim']}, {row['scenario'].upper()} seed {row['seed']}: "
+        f"{row['recipe']} on {row['dataset']}, victim {row['victim']}\n{row['scenario'].upper()}, seed {row['seed']}: "
         f"{row['n_adversarial']} adversarial, {row['n_clean']} clean"
     )
 

@@ -182,6 +182,10 @@ def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
         notes.append(f"held-out thresholds come from {source}: the published split has no validation rows.")
     if result.stale:
         notes.append(f"{result.stale} adversarial texts are classified right by the loaded victim (rounding).")
+    if result.truncated:
+        notes.append(
+            f"{result.truncated} of {result.texts} test texts are longer than {attack.victim.max_length} tokens: cut."
+        )
     rows = [
         {"detector": detector.title, "metrics": detector.mean, "cost": detector.cost} for detector in result.detectors
     ]

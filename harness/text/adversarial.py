@@ -7,10 +7,12 @@ their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from harness.core.errors import DataError, MissingFileError
 from harness.core.files import atomic_writer
@@ -142,11 +144,33 @@ def row_from_json(line: str) -> AdversarialRow:
     try:
         values = json.loads(line)
         row = AdversarialRow(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"not an adversarial row: {error}") from error
-    if row.result not in get_args(Result):
-        raise DataError(f"not an adversarial row: result {row.result!r}")
+    for name, hint in get_type_hints(AdversarialRow).items():
+        if not _fits(getattr(row, name), hint):
+            raise DataError(f"not an adversarial row: {name} {str(getattr(row, name))[:40]!r}")
     return row
+
+
+_SCALARS: dict[Any, Callable[[Any], bool]] = {
+    NoneType: lambda value: value is None,
+    int: lambda value: type(value) is int and abs(value) < 2**63,
+    float: lambda value: type(value) in (int, float) and math.isfinite(value),
+    # A lone surrogate is no text: no file could keep it.
+    str: lambda value: isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value,
+}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of one of the types that the fields of a row have."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in options
+    if origin is UnionType:
+        return any(_fits(value, one) for one in options)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, options[0]) for one in value)
+    return _SCALARS[hint](value)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,11 +13,12 @@ from harness.core.errors import DataError, MissingFileError
 from harness.core.files import write_text
 from harness.text.adversarial import AdversarialRow, Result, compare_words, row_from_json, row_to_json
 from harness.text.datasets import row_id
-from harness.text.words import find_words
+from harness.text.words import changed_positions, find_words
 
 _RESULTS: dict[str, Result] = {"Successful": "success", "Failed": "failure", "Skipped": "skipped"}
 _NEWLINE = "<SPLIT>"  # TextAttack writes line breaks so
-_MARKED = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
+# The innermost pair of brackets: a word holds none, but the text before it may.
+_MARKED = re.compile(r"\[\[((?:(?!\[\[|\]\]).)*)\]\]", re.DOTALL)
 _COLUMNS = (
     "original_text",
     "perturbed_text",
@@ -52,7 +54,7 @@ def import_log(path: Path, *, dataset: str, split: str, recipe: str, victim: str
     if not path.is_file():
         raise MissingFileError(f"there is no attack log {path}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")  # `read_text` would turn carriage returns into line feeds
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
     if path.suffix == ".jsonl":
@@ -72,14 +74,14 @@ def _read_csv(text: str, path: Path, *, dataset: str, split: str, recipe: str, v
             f"{path} is not a TextAttack log: it has no column {absent[0]!r}.",
             "TextAttack writes such a log with --log-to-csv.",
         )
-    lines = list(reader)
     try:
-        binary = all(max(_label(line[name]) for name in _COLUMNS[4:7]) <= 1 for line in lines)
+        lines = list(reader)
+        binary = all(max(_count(line[name]) for name in _COLUMNS[4:7]) <= 1 for line in lines)
         return [
             _row(line, index, binary, dataset=dataset, split=split, recipe=recipe, victim=victim)
             for index, line in enumerate(lines)
         ]
-    except (KeyError, ValueError, TypeError) as error:
+    except (csv.Error, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path} is not a TextAttack log: {type(error).__name__} {error}.") from error
 
 
@@ -88,8 +90,8 @@ def _row(
 ) -> AdversarialRow:
     original, perturbed = (_unmark(line[name]) for name in ("original_text", "perturbed_text"))
     changed, percent = compare_words(original, perturbed)
-    label = _label(line["ground_truth_output"])
-    scores = float(line["original_score"]), float(line["perturbed_score"])
+    label = _count(line["ground_truth_output"])
+    scores = _finite(line["original_score"]), _finite(line["perturbed_score"])
     probabilities = [_two_classes(score, label) if binary else None for score in scores]
     return AdversarialRow(
         id=row_id(original, dataset, index),
@@ -100,8 +102,8 @@ def _row(
         original_text=original,
         perturbed_text=perturbed,
         changed_positions=changed,
-        original_output=_label(line["original_output"]),
-        perturbed_output=_label(line["perturbed_output"]),
+        original_output=_count(line["original_output"]),
+        perturbed_output=_count(line["perturbed_output"]),
         original_score=scores[0],
         perturbed_score=scores[1],
         original_probabilities=probabilities[0],
@@ -113,7 +115,7 @@ def _row(
         recipe_parameters="{}",
         victim=victim,
         victim_hash=None,
-        queries=int(float(line["num_queries"])),
+        queries=_count(line["num_queries"]),
         words_changed_percent=percent,
         seed=None,
         textattack_version=None,
@@ -160,15 +162,14 @@ def _csv_text(rows: Iterable[AdversarialRow]) -> str:
 
 
 def _mark(original: str, perturbed: str) -> tuple[str, str]:
-    """Wrap the words that differ in `[[ ]]`, as TextAttack's log does."""
-    forward, _ = compare_words(original, perturbed)
-    backward, _ = compare_words(perturbed, original)
-    return _wrap(original, forward), _wrap(perturbed, backward)
+    """Wrap the words that one of the texts has and the other has not in `[[ ]]`, as TextAttack's log does."""
+    return _wrap(original, perturbed), _wrap(perturbed, original)
 
 
-def _wrap(text: str, positions: Sequence[int]) -> str:
+def _wrap(text: str, other: str) -> str:
     words = find_words(text)
-    for position in reversed(positions):
+    changed = changed_positions([w.text for w in words], [w.text for w in find_words(other)], insertions=False)
+    for position in reversed(changed):
         word = words[position]
         text = f"{text[: word.start]}[[{word.text}]]{text[word.end :]}"
     return text
@@ -178,10 +179,18 @@ def _unmark(text: str) -> str:
     return _MARKED.sub(r"\1", text).replace(_NEWLINE, "\n")
 
 
-def _label(text: str) -> int:
+def _finite(text: str) -> float:
     value = float(text)
-    if not value.is_integer() or value < 0:
-        raise ValueError(f"label {text}")
+    if not math.isfinite(value):
+        raise ValueError(f"score {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    """A label or a number of queries, which TextAttack writes as floats."""
+    value = float(text)
+    if not value.is_integer() or not 0 <= value < 2**31:
+        raise ValueError(f"{text} is no label or count")
     return int(value)
 
 

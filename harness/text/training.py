@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.compat import prepare_torchvision
-from harness.core.errors import DataError, MissingFileError, VictimError
+from harness.core.errors import DataError, HarnessError, MissingFileError, VictimError
 from harness.core.files import cache_folder, disk_errors, hash_json, write_json
 from harness.core.progress import Progress
 from harness.core.runs import Run
 from harness.text.architectures import class_representation
 from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
-from harness.text.victims import Victim, looks_like_path
+from harness.text.victims import Victim, looks_like_path, summary, token_limit
 
 VICTIM_FACTS = "victim.json"
 
@@ -113,8 +113,10 @@ def train_victim(encoder: str, data: TrainingData, settings: TrainingSettings, r
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
     )
-    encoded = tokenizer(data.train.texts, truncation=True, max_length=min(settings.max_length, 512))
+    longest = min(settings.max_length, token_limit(model.config, tokenizer))
+    encoded = tokenizer(data.train.texts, truncation=True, max_length=longest)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    truncated = sum(bool(encoding.overflowing) for encoding in encoded.encodings)
     generator = np.random.default_rng(settings.seed)
     with Progress("training the victim", total=steps, unit="step") as bar:
         for _ in range(settings.epochs):
@@ -141,6 +143,7 @@ def train_victim(encoder: str, data: TrainingData, settings: TrainingSettings, r
         "dataset": data.train.name,
         "dataset_hash": data.train.hash,
         "train_rows": len(data.train),
+        "train_rows_truncated": truncated,
         "heldout_split": data.heldout_split,
         "heldout_rows": len(data.heldout),
         "accuracy": correct / len(data.heldout),
@@ -204,9 +207,11 @@ def _load_encoder(encoder: str, classes: int, label_names: list[str] | None) -> 
             source, config=config, trust_remote_code=False, use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
-    except (OSError, ValueError) as error:
+    except HarnessError:
+        raise
+    except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own
         raise VictimError(
-            f"the encoder {encoder!r} cannot be loaded: {str(error).splitlines()[0]}",
+            f"the encoder {encoder!r} cannot be loaded: {summary(error)}.",
             "Give a folder with safetensors weights, a hub id, or `embedded`.",
         ) from error
     finally:

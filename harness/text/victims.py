@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.compat import prepare_torchvision
-from harness.core.errors import ConfigurationError, MissingFileError, VictimError
+from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
 from harness.text.architectures import class_representation
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Victim:
             raise VictimError(
                 f"the victim {name!r} has only a slow tokenizer.", "Save a tokenizer.json beside the model."
             )
-        limit = _token_limit(model.config, tokenizer)
+        limit = token_limit(model.config, tokenizer)
         if max_length is not None and not 3 <= max_length <= limit:
             raise ConfigurationError(
                 f"--max-length {max_length} is outside what the victim takes (3 to {limit} tokens)."
@@ -149,7 +149,9 @@ class Victim:
                 source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
-        except (OSError, ValueError) as error:
+        except HarnessError:
+            raise
+        except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own
             raise _unloadable(source, error) from error
         if loading["missing_keys"]:
             raise VictimError(
@@ -254,7 +256,8 @@ def looks_like_path(spec: str) -> bool:
     return spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec
 
 
-def _token_limit(config: Any, tokenizer: Any) -> int:
+def token_limit(config: Any, tokenizer: Any) -> int:
+    """The most tokens, special ones included, that a model and its tokenizer take."""
     limit = int(getattr(config, "max_position_embeddings", 512))
     if config.model_type == "roberta":
         limit -= 2  # RoBERTa counts positions from padding_idx + 1
@@ -300,15 +303,20 @@ def _weights_hash(model: Any, tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+def summary(error: Exception) -> str:
+    """The beginning of a library's error message, on one line."""
+    return " ".join(str(error).split())[:200].rstrip(".: ") or type(error).__name__
+
+
 def _unloadable(source: str, error: Exception) -> VictimError:
     text = str(error)
-    if "safetensors" in text:
+    if isinstance(error, OSError) and "safetensors" in text:
         return VictimError(
             f"the victim {source} has no weights in safetensors.",
             "Pickled weights are never loaded; convert them once with transformers' save_pretrained.",
         )
     if Path(source).is_dir():
-        return VictimError(f"the folder {source} holds no loadable classifier: {text.splitlines()[0]}")
+        return VictimError(f"the folder {source} holds no loadable classifier: {summary(error)}.")
     return VictimError(
         f"the victim {source!r} is neither a folder nor loadable from the Hugging Face Hub.",
         "Check the spelling and the network, or train one: harness victim train.",

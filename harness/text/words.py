@@ -40,19 +40,20 @@ def find_words(text: str) -> list[Word]:
     return found
 
 
-def changed_positions(original: list[str], perturbed: list[str]) -> list[int]:
+def changed_positions(original: list[str], perturbed: list[str], *, insertions: bool = True) -> list[int]:
     """Positions in `original` of the words that are replaced or deleted in `perturbed`.
 
     Swaps keep the number of words, and then words are compared place by place. Otherwise the two are aligned;
-    a pure insertion is charged to the word it stands before (the last word, at the end of the text).
+    a pure insertion is charged to the word it stands before (the last word, at the end of the text), unless
+    `insertions` is false.
     """
     if len(original) == len(perturbed):
         return [i for i, (a, b) in enumerate(zip(original, perturbed, strict=True)) if a != b]
     changed: set[int] = set()
     matcher = difflib.SequenceMatcher(a=original, b=perturbed, autojunk=False)
     for tag, start, end, _, _ in matcher.get_opcodes():
-        if tag == "insert" and original:
-            changed.add(min(start, len(original) - 1))
+        if tag == "insert":
+            changed.update([min(start, len(original) - 1)] if insertions and original else [])
         elif tag != "equal":
             changed.update(range(start, end))
     return sorted(changed)

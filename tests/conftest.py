@@ -1,0 +1,174 @@
+"""What all tests share: an environment without network and without the user's caches, and tiny random victims.
+
+The environment is set when pytest imports this file, so before any test module imports torch or transformers, and
+through `os.environ`, so that subprocesses inherit it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CACHE = tempfile.mkdtemp(prefix="palimpsest-tests-")
+os.environ["PALIMPSEST_CACHE"] = CACHE
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LENGTH = 128
+WORDS = (
+    "a an the this that it is was are were be been i we you he she they his her of in on at to from with and or but "
+    "not no very too so film movie story plot actor actress scene picture script music dialogue performance cast "
+    "director comedy drama thriller good great fine warm funny clever moving brilliant charming delightful honest "
+    "bad poor dull tepid awful boring clumsy tedious terrible stupid weak shallow long short new old first last "
+    "never always often rarely makes made feels felt looks seems tells keeps leaves works fails watch watched love "
+    "loved hate hated enjoy enjoyed think thought time way end start minutes hours people audience world life heart"
+)
+
+HarnessProcess = Callable[..., "subprocess.CompletedProcess[str]"]
+VictimFolder = Callable[..., Path]
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real texts, attack logs and word lists beside the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"there is no folder of shared data beside the repository ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def harness_process() -> HarnessProcess:
+    """`(*arguments, cwd, input=None, env=None)` runs `python -m harness`; `env` is added to the environment."""
+
+    def run(
+        *arguments: str | Path, cwd: Path, input: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
+        return subprocess.run(
+            [sys.executable, "-m", "harness", *map(str, arguments)],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            timeout=600,
+            **source,
+        )
+
+    return run
+
+
+@pytest.fixture
+def run_harness(harness_process: HarnessProcess, tmp_path: Path) -> HarnessProcess:
+    """`harness_process` in the test's own `tmp_path`, unless `cwd` says otherwise."""
+
+    def run(
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        input: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        return harness_process(*arguments, cwd=cwd or tmp_path, input=input, env=env)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_victim_folder(tmp_path_factory: pytest.TempPathFactory) -> VictimFolder:
+    """`(model_type="bert", num_labels=2, seed=0)` -> the folder of a tiny random classifier that a `Victim` opens.
+
+    Weights are wide enough that its probabilities differ from text to text. A folder is made once a session:
+    copy it before changing anything in it.
+    """
+    made: dict[tuple[str, int, int], Path] = {}
+
+    def make(model_type: str = "bert", num_labels: int = 2, seed: int = 0) -> Path:
+        key = (model_type, num_labels, seed)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("victims") / f"tiny-{model_type}-{num_labels}-{seed}"
+            _save_tiny_classifier(folder, model_type, num_labels, seed)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_victim(tiny_victim_folder: VictimFolder) -> Any:
+    """A tiny random BERT with two classes, loaded on the CPU."""
+    from harness.text.victims import Victim
+
+    return Victim.load(str(tiny_victim_folder("bert")), device="cpu")
+
+
+def _save_tiny_classifier(folder: Path, model_type: str, num_labels: int, seed: int) -> None:
+    from harness.core.compat import prepare_torchvision
+
+    prepare_torchvision()
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    folder.mkdir(parents=True)
+    tokenizer = _byte_pair_tokenizer(folder) if model_type == "roberta" else _word_piece_tokenizer(folder, model_type)
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": MAX_LENGTH + 2 if model_type == "roberta" else MAX_LENGTH,
+        "num_labels": num_labels,
+        "initializer_range": 0.2,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if model_type == "distilbert":
+        sizes |= {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
+    else:
+        sizes |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    if model_type == "electra":
+        sizes |= {"embedding_size": 16}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **sizes))
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def _word_piece_tokenizer(folder: Path, model_type: str) -> Any:
+    from transformers import BertTokenizerFast, DistilBertTokenizerFast, ElectraTokenizerFast
+
+    characters = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{c}" for c in characters)]
+    vocabulary += [word for word in dict.fromkeys(WORDS.split()) if word not in vocabulary]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    kinds = {"bert": BertTokenizerFast, "distilbert": DistilBertTokenizerFast, "electra": ElectraTokenizerFast}
+    return kinds[model_type](vocab_file=str(folder / "vocab.txt"), model_max_length=MAX_LENGTH)
+
+
+def _byte_pair_tokenizer(folder: Path) -> Any:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaTokenizerFast
+
+    words = random.Random(0).choices(WORDS.split(), k=4000)
+    trainer = ByteLevelBPETokenizer()
+    trainer.train_from_iterator(
+        [" ".join(words[i : i + 20]) for i in range(0, len(words), 20)],
+        vocab_size=600,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        show_progress=False,
+    )
+    trainer.save_model(str(folder))
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    return RobertaTokenizerFast(str(vocabulary), str(merges), model_max_length=MAX_LENGTH)

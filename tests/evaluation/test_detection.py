@@ -1,0 +1,244 @@
+"""An evaluation from attack folder to result rows, on a tiny victim and made-up attacks."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from harness.core.errors import ConfigurationError, DataError, VictimError
+from harness.core.rows import read_rows as read_result_rows
+from harness.core.runs import Run
+from harness.detectors.fitting import build_detector, fit_detectors, save_detector
+from harness.evaluation.detection import EvaluationSettings
+from harness.evaluation.metrics import threshold_at_fpr
+from harness.evaluation.runs import EvaluationRequest, run_evaluation
+from harness.evaluation.sampling import draw_sample
+from harness.leaderboard.board import add
+from harness.text.adversarial import ROWS_FILE, AdversarialRow, compare_words, read_rows, write_rows
+from harness.text.datasets import load_dataset, row_id
+from harness.text.victims import Victim
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+DETECTORS = ("rde-empirical", "mle", "msp")
+WORDS = "good bad film plot actor scene story dull bright slow quick warm cold music script the a and of".split()
+
+
+def sentences(n, seed):
+    """n different random sentences."""
+    rng = np.random.default_rng(seed)
+    return [f"{' '.join(rng.choice(WORDS, size=rng.integers(4, 12)))} {i}" for i in range(n)]
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_victim_folder, tmp_path_factory):
+    """(victim folder, dataset folder, function that makes an attack folder)."""
+    root = tmp_path_factory.mktemp("evaluation")
+    victim_folder = tiny_victim_folder("bert")
+    victim = Victim.load(str(victim_folder))
+    data = root / "toy"
+    data.mkdir()
+    for split, seed in (("train", 1), ("test", 2)):
+        texts = sentences(400, seed)
+        frame = pd.DataFrame({"text": texts, "label": victim.read(texts).predictions})
+        frame.loc[:1, "label"] = [0, 1]
+        frame.to_csv(data / f"{split}.csv", index=False)
+
+    def attack(name, *, dataset="toy", success=0.6, change=None):
+        """Rows whose 'perturbed' text is a sentence that the victim gives the other label."""
+        source = load_dataset(str(data), "test")
+        outputs = victim.read(source.texts)
+        others = {label: [] for label in (0, 1)}
+        spare = sentences(1500, 3)
+        for text, label in zip(spare, victim.read(spare).predictions, strict=True):
+            others[int(label)].append(text)
+        rng = np.random.default_rng(0)
+        rows = []
+        for i, (text, label) in enumerate(zip(source.texts, source.labels.tolist(), strict=True)):
+            predicted = int(outputs.predictions[i])
+            result = "skipped" if predicted != label else ("success" if rng.random() < success else "failure")
+            pool = others[1 - label]
+            perturbed = pool[i % len(pool)] if result == "success" else text
+            after = victim.read([perturbed]).probabilities[0].tolist()
+            changed, percent = compare_words(text, perturbed)
+            rows.append(
+                AdversarialRow(
+                    id=row_id(text, dataset, i),
+                    dataset=dataset,
+                    split="test",
+                    index=i,
+                    label=label,
+                    original_text=text,
+                    perturbed_text=perturbed,
+                    changed_positions=changed,
+                    original_output=predicted,
+                    perturbed_output=int(np.argmax(after)),
+                    original_score=0.5,
+                    perturbed_score=0.5,
+                    original_probabilities=None,
+                    perturbed_probabilities=None,
+                    result=result,
+                    goal="untargeted",
+                    min_confidence=None,
+                    recipe="made-up",
+                    recipe_parameters="{}",
+                    victim=victim.name,
+                    victim_hash=victim.hash,
+                    queries=1,
+                    words_changed_percent=percent,
+                    seed=0,
+                    textattack_version=None,
+                )
+            )
+        rows = change(rows) if change else rows
+        with Run(root / name, "attack run", {"name": name}) as run:
+            write_rows(run.path(ROWS_FILE), rows)
+            run.finish([ROWS_FILE], sources={"victim": str(victim_folder), "dataset": {"spec": str(data)}})
+        return root / name
+
+    return victim_folder, data, attack
+
+
+def request(folder, *, detectors=DETECTORS, **settings):
+    """A small evaluation."""
+    chosen = EvaluationSettings(**{"replicates": 50, "seeds": (0, 1), **settings})
+    return EvaluationRequest([folder], detectors, {"components": 5}, chosen)
+
+
+@pytest.fixture(scope="module")
+def attacked(folders):
+    return folders[2]("attacked")
+
+
+@pytest.mark.parametrize("scenario", ["s1", "s2"])
+def test_rows_hold_what_the_scores_give(scenario, attacked, tmp_path):
+    outcome = run_evaluation(request(attacked, scenario=scenario), tmp_path / "out")
+    scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    rows = read_rows(attacked)
+    assert len(outcome.rows) == 6
+    for row in outcome.rows:
+        part = scores[(scores.detector == row["detector"]) & (scores.seed == row["seed"])]
+        truth, values = part.adversarial.to_numpy(), part.score.to_numpy()
+        assert (row["n_adversarial"], row["n_clean"]) == (truth.sum(), (~truth).sum())
+        drawn = draw_sample([r.result for r in rows], scenario, row["seed"])
+        assert set(part.id[truth]) == {rows[i].id for i in drawn.adversarial}
+        assert set(part.id[~truth]) == {rows[i].id for i in drawn.clean}
+        assert row["n_calibration"] == len(drawn.validation)
+        metrics = {name: found["value"] for name, found in row["metrics"].items()}
+        assert metrics["auc"] == pytest.approx(roc_auc_score(truth, values))
+        assert metrics["aupr"] == pytest.approx(average_precision_score(truth, values))
+        threshold = row["protocol"]["calibration"]["thresholds"]["10"]
+        flagged = values > threshold
+        assert metrics["heldout_tpr_10"] == pytest.approx(flagged[truth].mean())
+        assert metrics["realised_fpr_10"] == pytest.approx(flagged[~truth].mean())
+        assert metrics["heldout_f1_10"] == pytest.approx(f1_score(truth, flagged))
+        for found in row["metrics"].values():
+            if found["value"] is not None and found["low"] is not None:
+                assert 0 <= found["low"] <= found["high"] <= 1
+
+
+def test_the_heldout_threshold_comes_from_originals_of_validation_rows(attacked, tiny_victim_folder, tmp_path):
+    outcome = run_evaluation(request(attacked, detectors=("msp",), seeds=(3,)), tmp_path / "out")
+    rows = read_rows(attacked)
+    drawn = draw_sample([r.result for r in rows], "s1", 3)
+    victim = Victim.load(str(tiny_victim_folder("bert")))
+    clean = 1 - victim.read([rows[i].original_text for i in drawn.validation]).probabilities.max(axis=1)
+    found = outcome.rows[0]["protocol"]["calibration"]
+    assert found["source"] == "validation rows"
+    assert found["thresholds"]["5"] == pytest.approx(threshold_at_fpr(clean, 0.05), abs=1e-6)
+
+
+def test_sst2_calibrates_on_unsampled_rows_and_says_so(folders, tmp_path):
+    folder = folders[2]("sst2", dataset="sst2")
+    first = run_evaluation(request(folder, detectors=("msp",)), tmp_path / "s1")
+    assert first.rows[0]["protocol"]["sampling"]["validation_fraction"] == 0.0
+    assert first.rows[0]["protocol"]["calibration"]["source"] == "unsampled test rows"
+    assert any("unsampled" in note for note in first.tables[0].notes)
+    second = run_evaluation(request(folder, detectors=("msp",), scenario="s2"), tmp_path / "s2")
+    assert second.rows[0]["n_calibration"] == 0
+    assert second.rows[0]["metrics"]["realised_fpr_10"]["value"] is None
+    assert any("no held-out" in note for note in second.tables[0].notes)
+
+
+def test_a_text_that_is_scored_does_not_calibrate(folders, tmp_path):
+    def repeat(rows):
+        half = len(rows) // 2
+        return [
+            dataclasses.replace(row, original_text=rows[i % half].original_text, id=f"{i:016x}", result=row.result)
+            for i, row in enumerate(rows)
+        ]
+
+    folder = folders[2]("repeated", change=repeat)
+    outcome = run_evaluation(request(folder, detectors=("msp",), scenario="s2", seeds=(0,)), tmp_path / "out")
+    rows = read_rows(folder)
+    drawn = draw_sample([r.result for r in rows], "s2", 0)
+    scored = {rows[i].original_text for i in [*drawn.clean, *drawn.adversarial]}
+    expected = [i for i in drawn.validation if rows[i].original_text not in scored]
+    assert outcome.rows[0]["n_calibration"] == len(expected) < len(drawn.validation)
+
+
+def test_the_same_work_gives_the_same_ids_and_one_file_a_row(attacked, tmp_path):
+    first = run_evaluation(request(attacked), tmp_path / "one")
+    second = run_evaluation(request(attacked), tmp_path / "two")
+    assert [row["id"] for row in first.rows] == [row["id"] for row in second.rows]
+    add(tmp_path / "board", first.rows)
+    before = (tmp_path / "board" / "detection.csv").read_bytes()
+    csv_path, page = add(tmp_path / "board", second.rows)
+    assert csv_path.read_bytes() == before
+    assert len(read_result_rows(tmp_path / "board", "detection")) == len(first.rows)
+    assert "made-up" in page.read_text()
+
+
+def test_a_fitted_folder_scores_as_the_same_fit_by_name(attacked, folders, tmp_path):
+    victim_folder, data, _ = folders
+    victim = Victim.load(str(victim_folder))
+    detector = build_detector("mle", victim, {})
+    fit_detectors([detector], victim, load_dataset(str(data), "train"))
+    save_detector(tmp_path / "mle", detector, {"victim_hash": victim.hash})
+    by_name = run_evaluation(request(attacked, detectors=("mle",)), tmp_path / "a")
+    by_folder = run_evaluation(request(attacked, detectors=(str(tmp_path / "mle"),)), tmp_path / "b")
+    assert [r["metrics"] for r in by_name.rows] == [r["metrics"] for r in by_folder.rows]
+    facts = json.loads((tmp_path / "mle" / "detector.json").read_text())
+    (tmp_path / "mle" / "detector.json").write_text(json.dumps({**facts, "victim_hash": "another"}))
+    with pytest.raises(VictimError, match="another victim"):
+        run_evaluation(request(attacked, detectors=(str(tmp_path / "mle"),)), tmp_path / "c")
+
+
+def test_another_victim_is_refused(attacked, tiny_victim_folder, tmp_path):
+    other = dataclasses.replace(request(attacked), victim=str(tiny_victim_folder("bert", seed=5)))
+    with pytest.raises(VictimError, match="not the one that was attacked"):
+        run_evaluation(other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_the_victim_does_not_reproduce_is_refused(folders, tmp_path):
+    def spoil(rows):
+        return [dataclasses.replace(row, perturbed_text=row.original_text, victim_hash=None) for row in rows]
+
+    folder = folders[2]("stale", change=spoil)
+    with pytest.raises(VictimError, match="adversarial texts right"):
+        run_evaluation(request(folder, detectors=("msp",)), tmp_path / "out")
+
+
+def test_rows_of_two_datasets_in_one_folder_are_refused(folders, tmp_path):
+    folder = folders[2]("mixed", change=lambda rows: [dataclasses.replace(rows[0], dataset="b"), *rows[1:]])
+    with pytest.raises(DataError, match="mixes"):
+        run_evaluation(request(folder), tmp_path / "out")
+
+
+def test_too_few_successes_leave_nothing_behind(folders, tmp_path):
+    folder = folders[2]("weak", success=0.0)
+    with pytest.raises(DataError):
+        run_evaluation(request(folder, detectors=("msp",)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_attack_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="not a run folder"):
+        run_evaluation(request(tmp_path), tmp_path / "out")
+
+
+def test_pictures_are_drawn(attacked, tmp_path):
+    run_evaluation(request(attacked), tmp_path / "out")
+    for name in ("toy-made-up-roc.png", "toy-made-up-scores.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")

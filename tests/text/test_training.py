@@ -1,0 +1,182 @@
+"""Training a victim on a tiny encoder, and which rows it may see."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from harness.core.errors import DataError, HarnessError, MissingFileError, VictimError
+from harness.core.files import read_json
+from harness.core.runs import Run
+from harness.text.datasets import TextDataset
+from harness.text.training import TrainingData, TrainingSettings, encoder_name, train_victim, training_data
+from harness.text.victims import Victim
+
+Folder = Callable[..., Path]
+
+GOOD = ("good", "great", "warm", "funny", "moving", "brilliant", "charming", "delightful")
+BAD = ("bad", "poor", "dull", "tepid", "awful", "boring", "clumsy", "tedious")
+
+
+def separable(rows: int, seed: int, split: str) -> TextDataset:
+    """Sentences whose class one word gives away."""
+    generator = random.Random(seed)
+    labels = np.arange(rows, dtype=np.int64) % 2
+    words = [" ".join(generator.choices(("the", "film", "plot", "is", "and", "a", "very"), k=6)) for _ in range(rows)]
+    texts = [f"{generator.choice((BAD, GOOD)[label])} {rest}" for label, rest in zip(labels, words, strict=True)]
+    return TextDataset("tiny", split, texts, labels, np.arange(rows, dtype=np.int64), ["neg", "pos"], {"kind": "x"})
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return TrainingData(separable(320, 1, "train"), separable(100, 2, "validation"), "validation")
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_victim_folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder without a head."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
+    source = tiny_victim_folder("distilbert", seed=3)
+    AutoModel.from_pretrained(source).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def train(encoder: str | Path, data: TrainingData, folder: Path, **changes: Any) -> dict[str, Any]:
+    with Run(folder, "victim train", {}) as run:
+        return train_victim(str(encoder), data, TrainingSettings(**{"learning_rate": 3e-3, "batch_size": 8, **changes}), run)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    encoder: Path, data: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("runs") / "victim"
+    return folder, train(encoder, data, folder)
+
+
+def test_it_learns_and_the_folder_is_that_victim(trained: tuple[Path, dict[str, Any]], data: TrainingData) -> None:
+    folder, facts = trained
+    assert facts["accuracy"] > 0.85
+    victim = Victim.load(str(folder), device="cpu")
+    predictions = victim.read(data.heldout.texts).predictions
+    assert float((predictions == data.heldout.labels).mean()) == facts["accuracy"]
+    assert victim.hash == facts["victim_hash"]
+    assert victim.label_names == ["neg", "pos"]
+
+
+def test_facts_are_kept(trained: tuple[Path, dict[str, Any]], data: TrainingData) -> None:
+    folder, facts = trained
+    assert read_json(folder / "victim.json") == facts
+    assert facts["encoder"] == "tiny-encoder"
+    assert (facts["train_rows"], facts["heldout_rows"]) == (320, 100)
+    assert facts["dataset_hash"] == data.train.hash
+    assert facts["settings"]["learning_rate"] == 3e-3
+    correct = round(facts["accuracy"] * 100)
+    interval = binomtest(correct, 100).proportion_ci(0.95, method="wilson")
+    assert (facts["accuracy_low"], facts["accuracy_high"]) == (interval.low, interval.high)
+    assert str(folder.parent) not in (folder / "victim.json").read_text()  # names, never paths
+
+
+def test_the_seed_decides_the_weights(
+    encoder: Path, data: TrainingData, tmp_path: Path, trained: tuple[Path, dict[str, Any]]
+) -> None:
+    assert train(encoder, data, tmp_path / "again")["victim_hash"] == trained[1]["victim_hash"]
+    assert train(encoder, data, tmp_path / "other", seed=1)["victim_hash"] != trained[1]["victim_hash"]
+
+
+def test_texts_longer_than_the_encoder_takes_are_cut(encoder: Path, tmp_path: Path) -> None:
+    short = separable(8, 1, "train")
+    texts = [text + " film" * 300 for text in short.texts]  # 306 words, 128 positions
+    long = TextDataset("tiny", "train", texts, short.labels, short.indices, None, {})
+    facts = train(encoder, TrainingData(long, short, "validation"), tmp_path / "long", epochs=1)
+    assert facts["train_rows"] == 8
+
+
+def test_encoders_that_cannot_be_used(
+    data: TrainingData, tiny_victim_folder: Folder, encoder: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from transformers import AutoConfig
+
+    AutoConfig.for_model("gpt2", n_embd=8, n_layer=1, n_head=2).save_pretrained(tmp_path / "gpt2")
+    broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"\0" * 64)
+    pickled = Path(shutil.copytree(encoder, tmp_path / "pickled"))
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    cases: list[tuple[Path | str, type[HarnessError], str]] = [
+        (tmp_path / "nowhere", MissingFileError, "no encoder folder"),
+        (tmp_path / "gpt2", VictimError, "'gpt2' is not supported"),
+        (broken, VictimError, "cannot be loaded"),
+        (pickled, VictimError, "safetensors"),
+        ("nobody/no-such-encoder", VictimError, "cannot be loaded"),
+    ]
+    for number, (spec, kind, message) in enumerate(cases):
+        with pytest.raises(kind, match=message):
+            train(spec, data, tmp_path / f"run{number}")
+
+
+def test_encoder_names_are_never_paths(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(encoder)
+    assert [encoder_name(spec) for spec in (str(encoder), ".", "org/name")] == ["tiny-encoder"] * 2 + ["org/name"]
+
+
+def write_csv(path: Path, rows: list[tuple[str, int]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle).writerows([("text", "label"), *rows])
+
+
+ROWS = st.lists(st.tuples(st.sampled_from([f"text {n}" for n in range(30)]), st.integers(0, 1)), min_size=4, max_size=60)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(train_rows=ROWS, heldout_rows=st.none() | ROWS, limit=st.none() | st.integers(1, 40), seed=st.integers(0, 5))
+def test_heldout_texts_are_never_trained_on(
+    tmp_path: Path,
+    train_rows: list[tuple[str, int]],
+    heldout_rows: list[tuple[str, int]] | None,
+    limit: int | None,
+    seed: int,
+) -> None:
+    write_csv(tmp_path / "train.csv", train_rows)
+    if heldout_rows is not None:
+        write_csv(tmp_path / "validation.csv", heldout_rows)
+    try:
+        made = training_data(str(tmp_path), limit, seed)
+    except DataError as error:
+        assert "fewer than two classes" in error.message
+        return
+    finally:
+        (tmp_path / "validation.csv").unlink(missing_ok=True)
+    assert not set(made.train.texts) & set(made.heldout.texts)
+    pairs = list(zip(made.train.texts, made.train.labels.tolist(), made.train.indices.tolist(), strict=True))
+    assert [train_rows[index] for _, _, index in pairs] == [(text, label) for text, label, _ in pairs]
+    assert len({index for *_, index in pairs}) == len(pairs) <= (limit or len(train_rows))
+    assert set(made.train.labels.tolist()) == {0, 1}
+    if heldout_rows is not None:
+        assert list(zip(made.heldout.texts, made.heldout.labels.tolist(), strict=True)) == heldout_rows
+        assert made.heldout_split == "validation"
+    else:
+        assert len(made.heldout) == max(1, len(train_rows) // 10)
+        assert made.heldout_split.startswith("train")
+    if limit is None:  # nothing is dropped without need
+        heldout = set(made.heldout.texts)
+        assert made.train.texts == [text for text, _ in train_rows if text not in heldout]
+
+
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", [(f"text {n}", 1) for n in range(20)])
+    with pytest.raises(DataError, match="fewer than two classes"):
+        training_data(str(tmp_path), None, 0)
