@@ -19,8 +19,16 @@ from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError
 from harness.core.files import atomic_writer, cache_folder
 
-# All that TextAttack sets when TA_CACHE_DIR is given.
-_VARIABLES = ("TA_CACHE_DIR", "TFHUB_CACHE_DIR", "PYTORCH_TRANSFORMERS_CACHE", "HF_HOME", "XDG_CACHE_HOME")
+# All that TextAttack's import sets: the first five because TA_CACHE_DIR is given.
+_VARIABLES = (
+    "TA_CACHE_DIR",
+    "TFHUB_CACHE_DIR",
+    "PYTORCH_TRANSFORMERS_CACHE",
+    "HF_HOME",
+    "XDG_CACHE_HOME",
+    "TOKENIZERS_PARALLELISM",
+    "WANDB_SILENT",
+)
 _SET_UP_MARK = "post_install_check_3"
 
 

@@ -143,6 +143,10 @@ def _seeds(text: str) -> tuple[int, ...]:
     from harness.core.errors import ConfigurationError
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
-        raise ConfigurationError(f"--seeds {text!r} is not a list of different numbers such as 0,1,2.")
-    return tuple(int(part) for part in parts)
+    # `isdigit` alone also takes digits that `int` does not read, such as superscripts.
+    seeds = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(set(seeds)) < len(parts):
+        raise ConfigurationError(
+            f"--seeds {text!r} is not a list of different numbers.", "Give whole numbers such as 0,1,2."
+        )
+    return seeds

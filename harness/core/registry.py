@@ -7,6 +7,7 @@ import nothing heavy. Third parties add entries by entry points in the group `pa
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,6 +25,7 @@ class Entry:
     name: str
     target: str
     summary: str = ""
+    plugin: str = ""
 
 
 class Registry(Generic[T]):
@@ -39,8 +41,8 @@ class Registry(Generic[T]):
         self._loaded: dict[str, T] = {}
         self._plugins_read = False
 
-    def add(self, name: str, target: str, summary: str = "") -> None:
-        """Register `target` ("module:attribute") under `name`.
+    def add(self, name: str, target: str, summary: str = "", *, plugin: str = "") -> None:
+        """Register `target` ("module:attribute") under `name`; `plugin` is the package that adds it, if not this one.
 
         Raises:
             ConfigurationError: The name is taken by another target.
@@ -51,21 +53,33 @@ class Registry(Generic[T]):
                 f"two {self.kind}s are named {name!r}: {known.target} and {target}.",
                 "Rename one of them or uninstall the package that adds it.",
             )
-        self._entries[name] = Entry(name, target, summary)
+        self._entries[name] = Entry(name, target, summary, plugin)
 
     def get(self, name: str) -> T:
         """Load and return what `name` stands for.
 
         Raises:
             UnknownNameError: No entry has this name; the error names the nearest ones.
+            ConfigurationError: Another package's entry cannot be imported.
         """
         self._read_plugins()
         if name not in self._entries:
             raise UnknownNameError(self.kind, name, self._entries)
         if name not in self._loaded:
-            module, _, attribute = self._entries[name].target.partition(":")
-            self._loaded[name] = cast(T, getattr(importlib.import_module(module), attribute))
+            self._loaded[name] = self._load(self._entries[name])
         return self._loaded[name]
+
+    def _load(self, entry: Entry) -> T:
+        module, _, attribute = entry.target.partition(":")
+        try:
+            return cast(T, operator.attrgetter(attribute)(importlib.import_module(module)))
+        except (ImportError, AttributeError) as error:
+            if not entry.plugin:
+                raise  # a fault of ours
+            raise ConfigurationError(
+                f"the {self.kind} {entry.name!r} of {entry.plugin} cannot be loaded: {error}.",
+                "Repair or uninstall that package.",
+            ) from error
 
     def __contains__(self, name: str) -> bool:
         self._read_plugins()
@@ -82,6 +96,7 @@ class Registry(Generic[T]):
     def _read_plugins(self) -> None:
         if self._plugins_read:
             return
-        self._plugins_read = True
         for point in metadata.entry_points(group=f"palimpsest.{self.kind}s"):
-            self.add(point.name, point.value, f"from {point.dist.name if point.dist else 'a plug-in'}")
+            plugin = point.dist.name if point.dist else "a plug-in"
+            self.add(point.name, point.value, f"from {plugin}", plugin=plugin)
+        self._plugins_read = True

@@ -11,12 +11,14 @@ is the operating system's, so a killed process leaves none behind.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,9 +26,10 @@ from types import TracebackType
 from typing import Any
 
 from harness.core.errors import ConfigurationError, HarnessError
-from harness.core.files import disk_errors, hash_file, hash_json, read_json, write_json, write_text
+from harness.core.files import canonical_json, disk_errors, hash_file, hash_json, read_json, write_json, write_text
 
 CONFIG, MANIFEST, LOG, LOCK = "config.yaml", "manifest.json", "run.log", ".lock"
+_ABSENT = "(absent)"
 _PACKAGES = (
     "datasets",
     "numpy",
@@ -57,11 +60,13 @@ class Run:
     def __init__(self, folder: Path, command: str, config: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.command = command
-        self.config = {"command": command, **config}
+        # As it will be read back: a tuple is a list then.
+        self.config: dict[str, Any] = json.loads(canonical_json({"command": command, **config}))
         self.id = hash_json(self.config)[:12]
         self.resumed = False
         self._lock: Any = None
         self._started = 0.0
+        self._made = False
         self._check()
 
     def path(self, *parts: str) -> Path:
@@ -87,6 +92,7 @@ class Run:
     def __enter__(self) -> Run:
         import filelock
 
+        self._made = not self.folder.exists()
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(self.path(LOCK))
@@ -96,14 +102,19 @@ class Run:
             raise ConfigurationError(
                 f"another process is at work in {self.folder}.", "Wait for it, or use another --out."
             ) from error
-        self._check()  # again: another process may have taken the folder before the lock was ours
-        self.resumed = self.path(CONFIG).exists()
-        self._started = time.monotonic()
-        if not self.resumed:
-            import yaml
+        try:
+            self._check()  # again: another process may have taken the folder before the lock was ours
+            self.resumed = self.path(CONFIG).exists()
+            self._started = time.monotonic()
+            if not self.resumed:
+                import yaml
 
-            write_text(self.path(CONFIG), yaml.safe_dump(self.config, sort_keys=True, allow_unicode=True))
-        self.log("resumed" if self.resumed else "started")
+                # Escaped, not `allow_unicode`: PyYAML does not read all line breaks of Unicode back.
+                write_text(self.path(CONFIG), yaml.safe_dump(self.config, sort_keys=True))
+            self.log("resumed" if self.resumed else "started")
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(
@@ -112,7 +123,7 @@ class Run:
         try:
             if isinstance(error, HarnessError):
                 self.log(f"stopped: {error.message}")
-                if not self.resumed:
+                if not self.resumed and self._made:
                     self._discard_if_empty()
             elif isinstance(error, Exception):
                 self.log("failed\n" + "".join(traceback.format_exception(error)))
@@ -128,7 +139,8 @@ class Run:
         if {entry.name for entry in self.folder.iterdir()} <= ours:
             for name in ours:
                 self.path(name).unlink(missing_ok=True)
-            self.folder.rmdir()
+            with suppress(OSError):  # another process has just begun to use it
+                self.folder.rmdir()
 
     def log(self, text: str) -> None:
         """Append a dated line to `run.log`. A full disk does not hide the error that is being logged."""
@@ -165,8 +177,6 @@ class Run:
 
     def _check(self) -> None:
         """Refuse a folder that belongs to something else."""
-        import yaml
-
         if self.folder.is_file():
             raise ConfigurationError(f"{self.folder} is a file, not a folder.", "Choose another --out.")
         if not self.folder.is_dir():
@@ -182,12 +192,12 @@ class Run:
                     "Choose an empty folder or a new name for --out.",
                 )
             return
-        known = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        known = _read_config(self.folder)
         if known != self.config:
-            keys = sorted(k for k in {*known, *self.config} if known.get(k) != self.config.get(k))
-            changes = "; ".join(f"{k}: {_short(known.get(k))} -> {_short(self.config.get(k))}" for k in keys[:4])
+            pairs = {k: (known.get(k, _ABSENT), self.config.get(k, _ABSENT)) for k in sorted({*known, *self.config})}
+            changed = [f"{k}: {_short(old)} -> {_short(new)}" for k, (old, new) in pairs.items() if old != new]
             raise ConfigurationError(
-                f"the run folder {self.folder} was made by another configuration ({changes}).",
+                f"the run folder {self.folder} was made by another configuration ({'; '.join(changed[:4])}).",
                 "Use another --out, or run the earlier command to resume it.",
             )
 
@@ -202,14 +212,12 @@ def read_run(folder: Path, command: str) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         ConfigurationError: It is no run folder, another command's, or not finished.
     """
-    import yaml
-
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise ConfigurationError(f"{folder} is not a run folder: it has no {CONFIG}.")
-    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    if not str(config.get("command", "")).startswith(command):
-        raise ConfigurationError(f"{folder} was made by `harness {config.get('command')}`, not by `harness {command}`.")
+    config = _read_config(folder)
+    if not config["command"].startswith(command):
+        raise ConfigurationError(f"{folder} was made by `harness {config['command']}`, not by `harness {command}`.")
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
     if manifest.get("status") != "complete":
         raise ConfigurationError(
@@ -217,6 +225,20 @@ def read_run(folder: Path, command: str) -> tuple[dict[str, Any], dict[str, Any]
             f"Run its `harness {config['command']}` command again to resume it.",
         )
     return config, manifest
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict) or not isinstance(config.get("command"), str):
+        raise ConfigurationError(
+            f"{folder} is not a run folder: its {CONFIG} was not written by `harness`.", "Choose another folder."
+        )
+    return config
 
 
 def versions() -> dict[str, str]:

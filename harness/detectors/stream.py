@@ -262,9 +262,11 @@ def _writer(out: str) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _csv_writer(handle: IO[str]) -> Callable[[dict[str, Any]], None]:
-    writer = csv.DictWriter(handle, OUTPUT_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    return writer.writerow
+    plain = csv.DictWriter(handle, OUTPUT_COLUMNS, lineterminator="\n")
+    # Python 3.11 leaves a carriage return bare, which ends a line for every reader.
+    quoted = csv.DictWriter(handle, OUTPUT_COLUMNS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    plain.writeheader()
+    return lambda row: (quoted if "\r" in row["id"] else plain).writerow(row)
 
 
 def _jsonl_writer(handle: IO[str]) -> Callable[[dict[str, Any]], None]:

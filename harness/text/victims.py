@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
+from harness.core.registry import Registry
 from harness.text.architectures import class_representation
 
 if TYPE_CHECKING:
     import torch
 
 DTYPES = ("fp32", "bf16")
+# Each is a function that returns a folder; lazily, for the embedded victim is trained with what stands here.
+VICTIMS: Registry[Callable[[], Path]] = Registry("victim")
+VICTIMS.add("embedded", "harness.text.training:embedded_victim_folder", "a small encoder tuned on `embedded`, offline")
 
 
 @dataclass(frozen=True)
@@ -114,20 +118,18 @@ class Victim:
 
     @classmethod
     def load(cls, spec: str, **options: Any) -> Victim:
-        """Load a victim from a folder, the Hugging Face Hub, or the embedded default.
+        """Load a victim by name, or from a folder or the Hugging Face Hub.
 
         Args:
-            spec: A folder, a hub id such as `textattack/bert-base-uncased-imdb`, or `embedded`.
+            spec: A name in `VICTIMS`, a folder, or a hub id such as `textattack/bert-base-uncased-imdb`.
             **options: Passed to the constructor.
 
         Raises:
             MissingFileError: The folder is not there.
             VictimError: It holds no classifier, or none in safetensors.
         """
-        if spec == "embedded":
-            from harness.text.training import embedded_victim_folder
-
-            return cls._from_pretrained(str(embedded_victim_folder()), "embedded", **options)
+        if spec in VICTIMS:
+            return cls._from_pretrained(str(VICTIMS.get(spec)()), spec, **options)
         path = Path(spec)
         if path.is_dir():
             return cls._from_pretrained(spec, path.resolve().name, **options)

@@ -128,7 +128,9 @@ def test_a_score_does_not_depend_on_the_other_texts(data):
     assert detector.score(outputs(test[:0], predictions[:0], 3)).shape == (0,)
 
 
-@pytest.mark.parametrize("detector", [RDE(components=30), RDEEmpirical(components=30), MLE()], ids=lambda d: d.info.name)
+@pytest.mark.parametrize(
+    "detector", [RDE(components=30), RDEEmpirical(components=30), MLE()], ids=lambda d: d.info.name
+)
 def test_fewer_rows_than_dimensions_are_refused(detector):
     rng = np.random.default_rng(0)
     train = rng.standard_normal((40, 24)).astype(np.float32)

@@ -25,7 +25,8 @@ from harness.text.adversarial import (
 )
 
 TEXTS = st.text(
-    st.sampled_from(list(" \n\r\t\"',;[]<>\\\x00\u2028=+-@é映😀ab")) | st.characters(exclude_categories=["Cs"]), max_size=40
+    st.sampled_from(list(" \n\r\t\"',;[]<>\\\x00\u2028=+-@é映😀ab")) | st.characters(exclude_categories=["Cs"]),
+    max_size=40,
 )
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 INTEGERS = st.integers(0, 2**31 - 1)

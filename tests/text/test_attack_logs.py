@@ -163,7 +163,9 @@ def log_results() -> Callable[[Path, list[tuple[str, dict[int, str], str, str]]]
             after = before.replace_words_at_indices(list(swaps), list(swaps.values()))
             assert after.text == perturbed  # what the case says, as TextAttack makes it
             results = [
-                ClassificationGoalFunctionResult(text, torch.tensor([1 - p, p]), int(p > 0.5), status, 1 - p, queries, 1)
+                ClassificationGoalFunctionResult(
+                    text, torch.tensor([1 - p, p]), int(p > 0.5), status, 1 - p, queries, 1
+                )
                 for text, p, status, queries in ((before, 0.875, 1, 1), (after, 0.25, 0, 17))
             ]
             logger.log_attack_result(getattr(attack_results, f"{kind}AttackResult")(*results))
