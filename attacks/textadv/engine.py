@@ -64,13 +64,27 @@ def attack_config(dataset: TextDataset, victim: Victim, recipe: Recipe, seed: in
     }
 
 
+def check_texts(dataset: TextDataset) -> None:
+    """Refuse texts that TextAttack cannot take: it fails on `<SPLIT>`, its own mark between the parts of a text.
+
+    Raises:
+        DataError: A text holds the mark.
+    """
+    for index, text in zip(dataset.indices.tolist(), dataset.texts, strict=True):
+        if "<SPLIT>" in text:
+            raise DataError(
+                f"text {index} of {dataset.name!r} holds <SPLIT>, which TextAttack takes for a mark of its own.",
+                "Remove it from the text.",
+            )
+
+
 def run_attack(
     dataset: TextDataset, victim: Victim, recipe: Recipe, run: Run, *, seed: int
 ) -> tuple[list[AdversarialRow], int]:
     """Attack every text of `dataset` and leave rows and timings in the folder of `run`.
 
     Args:
-        dataset: Texts with gold labels.
+        dataset: Texts with gold labels, that `check_texts` lets pass.
         victim: The classifier under attack.
         recipe: How to attack.
         run: An open run with `attack_config` in its configuration.
@@ -80,10 +94,8 @@ def run_attack(
         All rows, in the order of `dataset`, and how many of the texts are longer than the victim takes.
 
     Raises:
-        DataError: A text holds TextAttack's own marker, on which it would fail.
         DiskFullError: No space left; the journal holds every finished text.
     """
-    _refuse_marker(dataset)
     journal = Journal(run.path(JOURNAL))
     done = journal.read()
     todo = [i for i in range(len(dataset)) if int(dataset.indices[i]) not in done]
@@ -209,16 +221,6 @@ def _attack_text(
         seed=seed,
         textattack_version=textattack_version(),
     )
-
-
-def _refuse_marker(dataset: TextDataset) -> None:
-    """TextAttack puts `<SPLIT>` between texts of several parts, and cannot replace a word that is part of one."""
-    for index, text in zip(dataset.indices.tolist(), dataset.texts, strict=True):
-        if "<SPLIT>" in text:
-            raise DataError(
-                f"text {index} of {dataset.name!r} holds <SPLIT>, which TextAttack takes for a mark of its own.",
-                "Remove it from the text.",
-            )
 
 
 def _seed(seed: int, identity: str) -> None:

@@ -57,7 +57,8 @@ def main() -> None:
             _complain("no space left on the device.", "Free some space and run the same command again.")
         if not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
             raise
-        _complain(f"{error.filename} cannot be used: {error.strerror}.", "Give another path.")
+        # A rename names its temporary file first.
+        _complain(f"{error.filename2 or error.filename} cannot be used: {error.strerror}.", "Give another path.")
     except SystemExit as leaving:
         if leaving.code == _INTERRUPTED:  # what Typer makes of Ctrl-C
             typer.echo("interrupted; run the same command again to resume.", err=True)

@@ -32,13 +32,14 @@ def run(
     from harness.text.datasets import load_dataset
     from harness.text.sources import dataset_pointer, victim_pointer
     from harness.text.victims import Victim
-    from textadv.engine import attack_config, run_attack
+    from textadv.engine import attack_config, check_texts, run_attack
     from textadv.recipes import RECIPES
 
     chosen = RECIPES.get(recipe)
     texts = load_dataset(dataset, split, text_column=text_column, label_column=label_column).sample(limit, seed)
     model = Victim.load(victim, max_length=max_length, dtype=dtype)
     model.check_labels(texts.labels, texts.name)
+    check_texts(texts)
     with Run(out, "attack run", attack_config(texts, model, chosen, seed)) as opened:
         if opened.finished:
             typer.echo("this run is complete already.")

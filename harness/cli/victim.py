@@ -67,23 +67,23 @@ def train(
 
 
 @app.command()
-def info(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A victim's folder.")]) -> None:
+def info(victim: Annotated[str, typer.Argument(metavar="VICTIM", help="A hub id, a folder, or `embedded`.")]) -> None:
     """Describe a classifier: architecture, labels, layers, hash, accuracy."""
     from harness.core.files import read_json
     from harness.text.training import VICTIM_FACTS
     from harness.text.victims import Victim
 
-    victim = Victim.load(str(folder))
+    model = Victim.load(victim)
     lines = {
-        "victim": victim.name,
-        "architecture": victim.model.config.model_type,
-        "labels": ", ".join(f"{index} {name}" for index, name in enumerate(victim.label_names)),
-        "layers": f"{victim.num_layers} x {victim.model.config.hidden_size}",
-        "parameters": f"{victim.model.num_parameters():,}",
-        "max length": f"{victim.max_length} tokens",
-        "hash": victim.hash,
+        "victim": model.name,
+        "architecture": model.model.config.model_type,
+        "labels": ", ".join(f"{index} {name}" for index, name in enumerate(model.label_names)),
+        "layers": f"{model.num_layers} x {model.model.config.hidden_size}",
+        "parameters": f"{model.model.num_parameters():,}",
+        "max length": f"{model.max_length} tokens",
+        "hash": model.hash,
     }
-    path = folder / VICTIM_FACTS
+    path = Path(victim) / VICTIM_FACTS
     if path.is_file():
         facts = read_json(path)
         lines["trained on"] = f"{facts['train_rows']} rows of {facts['dataset']}, from {facts['encoder']}"

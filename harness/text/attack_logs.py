@@ -13,6 +13,7 @@ from harness.core.errors import DataError, MissingFileError
 from harness.core.files import write_text
 from harness.text.adversarial import AdversarialRow, Result, compare_words, row_from_json, row_to_json
 from harness.text.datasets import row_id
+from harness.text.local_files import long_cells
 from harness.text.words import changed_positions, find_words
 
 _RESULTS: dict[str, Result] = {"Successful": "success", "Failed": "failure", "Skipped": "skipped"}
@@ -30,7 +31,6 @@ _COLUMNS = (
     "num_queries",
     "result_type",
 )
-csv.field_size_limit(2**30)  # reviews are longer than the default of 128 KiB
 
 
 def import_log(path: Path, *, dataset: str, split: str, recipe: str, victim: str) -> list[AdversarialRow]:
@@ -67,15 +67,16 @@ def import_log(path: Path, *, dataset: str, split: str, recipe: str, victim: str
 
 
 def _read_csv(text: str, path: Path, *, dataset: str, split: str, recipe: str, victim: str) -> list[AdversarialRow]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    absent = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-    if absent:
-        raise DataError(
-            f"{path} is not a TextAttack log: it has no column {absent[0]!r}.",
-            "TextAttack writes such a log with --log-to-csv.",
-        )
     try:
-        lines = list(reader)
+        with long_cells():
+            reader = csv.DictReader(io.StringIO(text, newline=""))
+            names, lines = reader.fieldnames or (), list(reader)
+        absent = [name for name in _COLUMNS if name not in names]
+        if absent:
+            raise DataError(
+                f"{path} is not a TextAttack log: it has no column {absent[0]!r}.",
+                "TextAttack writes such a log with --log-to-csv.",
+            )
         binary = all(max(_count(line[name]) for name in _COLUMNS[4:7]) <= 1 for line in lines)
         return [
             _row(line, index, binary, dataset=dataset, split=split, recipe=recipe, victim=victim)

@@ -11,7 +11,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,20 +64,28 @@ def _read_text(path: Path) -> str:
         raise MissingFileError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _read_csv(path: Path, choose: Choose) -> Table:
-    text = _read_text(path)
-    # The limit of 128 KiB a cell guards against runaway quotes; strict reading reports those by itself.
+@contextmanager
+def long_cells() -> Iterator[None]:
+    """Lift the `csv` module's limit of 128 KiB a cell, which reviews exceed, and put it back: it is global."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [(lines.line_num, row) for row in lines if row]
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_csv(path: Path, choose: Choose) -> Table:
+    text = _read_text(path)
+    try:
+        # The limit guards against runaway quotes; strict reading reports those by itself.
+        with long_cells():
+            lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+            rows = [(lines.line_num, row) for row in lines if row]
     except csv.Error as error:
         raise DataError(
             f"{path} is not valid CSV: {error} (near line {lines.line_num}).",
             'Put texts with quotes, commas or line breaks in quotes and double the quotes inside ("").',
         ) from error
-    finally:
-        csv.field_size_limit(limit)
     return _from_rows(path, rows, choose)
 
 

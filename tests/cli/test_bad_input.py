@@ -16,7 +16,7 @@ import pytest
 
 import harness.cli
 
-WORDS = "a good bad film story dull warm never clumsy music love long the and".split()
+WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 
 
 def sentences(n: int, seed: int = 0) -> list[str]:
@@ -142,6 +142,10 @@ def taken(ground: Ground, kind: str) -> list[Any]:
     return ground.attack_run()
 
 
+def one_class(ground: Ground) -> Path:
+    return ground.csv(("a film", 0), ("b film", 0), ("c film", 0))
+
+
 def only_pickled(ground: Ground) -> Path:
     folder = copy_of(ground, ground.victim, "model.safetensors")
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
@@ -229,7 +233,7 @@ CASES: dict[str, Case] = {
         "1 missing labels",
         "Fill or remove",
     ),
-    "TextAttack's marker": (
+    "TextAttack's mark": (
         lambda g: g.attack_run(dataset=g.csv(("a<SPLIT>film", 0), ("a film", 1))),
         "text 0 of 'data' holds <SPLIT>",
         "Remove it",
@@ -250,8 +254,7 @@ CASES: dict[str, Case] = {
         "Give a folder",
     ),
     "one class to train on": (
-        lambda g: ["victim", "train", "--encoder", g.victim, "--dataset", g.csv(("a", 0), ("b", 0), ("c", 0)), "--out"]
-        + [g.out],
+        lambda g: ["victim", "train", "--encoder", g.victim, "--dataset", one_class(g), "--out", g.out],
         "fewer than two classes",
         "label column",
     ),
@@ -326,7 +329,16 @@ CASES: dict[str, Case] = {
     "no log": (lambda g: ["attack", "import", g.folder / "no.csv", "--out", g.out], "no attack log", ""),
     "an empty log": (lambda g: ["attack", "import", g.put("log.jsonl", ""), "--out", g.out], "log.jsonl is empty", ""),
     "not a log": (lambda g: ["attack", "import", g.reviews, "--out", g.out], "not a TextAttack log", "--log-to-csv"),
-    "log type": (lambda g: ["attack", "export", g.attack, "--out", g.folder / "out.txt"], "as '.txt'", ".csv or .jsonl"),
+    "log into a folder": (
+        lambda g: ["attack", "export", g.attack, "--out", folder_of_splits(g).rename(g.folder / "x.csv")],
+        "/x.csv cannot be used: Is a directory",
+        "another path",
+    ),
+    "log type": (
+        lambda g: ["attack", "export", g.attack, "--out", g.folder / "out.txt"],
+        "as '.txt'",
+        ".csv or .jsonl",
+    ),
 }
 
 
@@ -381,7 +393,7 @@ def test_truncated_texts_are_counted(ground: Ground, capfd: Any) -> None:
 
 
 def test_an_imported_log_is_evaluated_with_a_victim(ground: Ground, capfd: Any) -> None:
-    wanted = ["--victim", ground.victim, "--seeds", "0", "--replicates", "10"]
+    wanted = ["--victim", ground.victim, "--seeds", "0", "--replicates", "10", "--scenario", "s2"]
     assert main(*ground.evaluate(ground.imported, *wanted)) == 0
     assert "MSP" in capfd.readouterr().out
 
@@ -401,7 +413,7 @@ def test_an_unexpected_error_keeps_its_traceback(ground: Ground, monkeypatch: py
     log = (ground.out / "run.log").read_text()
     assert "Traceback (most recent call last)" in log
     assert "ZeroDivisionError: a fault of ours" in log
-    assert 'in fault\n' in log
+    assert "in fault\n" in log
     assert found.value.__notes__ == [f"The traceback is kept in {ground.out / 'run.log'}."]
     assert "error: " not in capfd.readouterr().err
     monkeypatch.undo()

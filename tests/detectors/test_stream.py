@@ -23,7 +23,7 @@ from harness.detectors.rde import RDEEmpirical
 from harness.detectors.stream import OUTPUT_COLUMNS, ScoreSummary, score_stream
 from harness.text.victims import Victim
 
-WORDS = "a good bad film story dull warm never clumsy music love long the and".split()
+WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 TEXTS = [" ".join(np.random.default_rng(i).choice(WORDS, size=3 + i % 9)) for i in range(20)]
 TEXTS[4] = 'He said "well, no": a, b; c'
 TEXTS[7] = "NA"
@@ -153,7 +153,7 @@ def test_chunks_cannot_be_seen(
     rows: int, suffix: str, detector: Detector, victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "CHUNK", 3)
-    texts = TEXTS[: rows - 1] + ["film " * 300]
+    texts = [*TEXTS[: rows - 1], "film " * 300]
     source = write_input(tmp_path / f"in{suffix}", texts, IDS[:rows])
     summary = score_stream(detector, victim, str(source), str(tmp_path / f"out{suffix}"))
     assert summary == ScoreSummary(rows, 1)
@@ -341,9 +341,7 @@ def test_a_missing_input_is_a_missing_file(detector: Detector, victim: Victim, t
         score_stream(detector, victim, str(tmp_path / "no.csv"), "-")
 
 
-def test_a_detector_that_gives_nan_is_named(
-    victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_detector_that_gives_nan_is_named(victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = MLE(victim.layer(-1))
     monkeypatch.setattr(broken, "score", lambda outputs: np.full(len(outputs.probabilities), np.nan))
     with pytest.raises(DataError, match="'mle' gave scores"):

@@ -233,6 +233,17 @@ def test_more_than_two_classes_survive_without_probabilities(tmp_path: Path) -> 
     assert import_log(tmp_path / "log.csv", **FACTS) == [bare]
 
 
+def test_a_text_longer_than_the_csv_modules_limit(tmp_path: Path) -> None:
+    before = csv.field_size_limit(1000)
+    try:
+        row = make_row("film " * 300, "movie " + "film " * 299)
+        export_log(tmp_path / "log.csv", [row])
+        assert import_log(tmp_path / "log.csv", **FACTS) == [row]
+        assert csv.field_size_limit() == 1000
+    finally:
+        csv.field_size_limit(before)
+
+
 def test_other_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
     plain = import_text(tmp_path / "log.csv", HEADER + GOOD_LINE)
     assert (plain[0].original_text, plain[0].perturbed_text) == ("a good film", "a fine film")

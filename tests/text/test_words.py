@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ def test_words_are_textattacks(words_from_text: Callable[[str], list[str]]) -> N
     @settings(max_examples=1500, deadline=None)
     @example("'quoted' -- it's a *well-known* e@mail.com, don't_")
     @example("-'@*_")
+    @example(" ".join(f"a{sign}b {sign}a b{sign} {sign}" for sign in LOOKALIKES))
     @example("a'-b 'a.-b' `x` O\u00d7O")
     @example("one\x1ctwo\x85three\u2028four\u00a0five")
     @given(AWKWARD)
@@ -114,6 +116,7 @@ def test_one_deletion_or_insertion(words: list[str], data: st.DataObject) -> Non
 
 
 def test_long_texts_are_aligned_without_shortcuts() -> None:
-    # In sequences of 200 or more, difflib leaves out what makes up more than one percent, unless told not to.
-    before = ["the", "film", "is", "good"] * 75
-    assert changed_positions(before, before[:101] + before[102:]) == [101]
+    # In 200 words or more, difflib leaves out every word that makes up more than one percent, unless told not to.
+    before = random.Random(0).choices([f"w{i}" for i in range(20)], k=300)
+    after = [word for place, word in enumerate(before) if place not in (60, 140, 220)]
+    assert changed_positions(before, after) == [60, 140, 220]

@@ -20,11 +20,11 @@ from harness.core.runs import Run
 from harness.text.adversarial import COLUMNS, ROWS_FILE, TIMINGS_FILE, AdversarialRow, read_rows
 from harness.text.datasets import TextDataset, row_id
 from harness.text.victims import Victim
-from textadv.engine import JOURNAL, Journal, attack_config, run_attack
+from textadv.engine import JOURNAL, Journal, attack_config, check_texts, run_attack
 from textadv.recipes import RECIPES, Recipe
 from textadv.runtime import load_textattack
 
-# Neighbours share variants ("a good film" is a candidate of "a right film"), which is where a cache would leak.
+# Neighbours share variants ("a good film" is a candidate of "a right film"), and one text is there twice.
 TEXTS = [
     "a good film",
     "a right film",
@@ -121,11 +121,13 @@ def test_odd_texts_do_not_stop_a_run(text: str, tiny_victim: Victim, tmp_path: P
     assert row.result in ("success", "failure")
 
 
-def test_text_attacks_own_marker_is_refused_before_any_work(tiny_victim: Victim, tmp_path: Path) -> None:
+def test_text_attacks_own_mark_is_refused(tiny_victim: Victim, tmp_path: Path) -> None:
     texts = make_dataset(tiny_victim, ["a good film", "good<SPLIT>film"])
+    check_texts(texts.take([0]))
     with pytest.raises(DataError, match="text 1 of 'tiny' holds <SPLIT>"):
+        check_texts(texts.take([1]))
+    with pytest.raises(ValueError, match="substring not found"):  # otherwise the refusal can go
         attack_all(texts, tiny_victim, tmp_path / "run")
-    assert not (tmp_path / "run" / JOURNAL).exists()
 
 
 def test_rows_do_not_depend_on_the_texts_before(
@@ -155,7 +157,7 @@ def test_a_random_recipe_is_seeded_by_text(tiny_victim: Victim, tmp_path: Path) 
     dataset = make_dataset(tiny_victim, ["honest and charming music", "people love life", "people love life"])
     together = attack_all(dataset, tiny_victim, tmp_path / "all", recipe)
     random.seed(99)  # whatever the process drew before
-    np.random.seed(99)
+    np.random.seed(99)  # noqa: NPY002
     alone = [attack_all(dataset.take([i]), tiny_victim, tmp_path / str(i), recipe)[0] for i in (2, 1, 0)]
     assert alone[::-1] == together
     # The seed is there for something: equal texts at different rows draw differently.
@@ -226,7 +228,7 @@ def test_a_damaged_line_in_the_middle_is_named(damage: Callable[[bytes], bytes],
     lines[2] = damage(lines[2])
     data = b"\n".join(lines)
     journal.path.write_bytes(data)
-    with pytest.raises(DataError, match="line 3 of .*journal.jsonl is damaged") as found:
+    with pytest.raises(DataError, match=r"line 3 of .*journal\.jsonl is damaged") as found:
         journal.read()
     assert "attacked again" in found.value.hint
     assert journal.path.read_bytes() == data  # nothing is thrown away
@@ -242,7 +244,19 @@ def test_a_damaged_line_in_the_middle_is_named(damage: Callable[[bytes], bytes],
 def command(dataset: TextDataset, tiny_victim_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """`harness attack run` on 40 texts, but for --out."""
     tiny = Victim.load(str(tiny_victim_folder()), device="cpu")
-    words = "film actor comedy drama dialogue awful tedious boring actress clumsy thriller music".split()
+    words = [
+        "film",
+        "actor",
+        "comedy",
+        "drama",
+        "dialogue",
+        "awful",
+        "tedious",
+        "boring",
+        "clumsy",
+        "thriller",
+        "music",
+    ]
     draw = random.Random(5)
     texts = ["the " + " ".join(draw.choices(words, k=draw.randint(1, 4))) for _ in range(40)]
     path = write_csv(
@@ -386,7 +400,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(place)], capture_output=True)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(place)]
+        done = subprocess.run(mount, capture_output=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no `mount` here")
     if done.returncode:
