@@ -24,9 +24,9 @@ setup:
 demo: setup
     {{ harness }} attack run --dataset embedded --victim embedded --recipe pwws --split test --limit 150 --seed 0 --out runs/demo/attack
     {{ harness }} attack show runs/demo/attack --examples 3
-    {{ harness }} detect fit --victim embedded --dataset embedded --detector rde --out runs/demo/rde
+    {{ harness }} detect fit --victim embedded --dataset embedded --limit 2000 --detector rde --out runs/demo/rde
     printf '%s\n' 'a warm and funny film' 'a tepid and peculiar flick' | {{ harness }} detect score runs/demo/rde - --out -
-    {{ harness }} eval detect --attacks runs/demo/attack --detector rde rde-empirical mle msp --scenario s2 --seeds 0,1,2 --out runs/demo/eval --leaderboard runs/demo/leaderboard
+    {{ harness }} eval detect --attacks runs/demo/attack --detector rde rde-empirical mle msp --train-limit 2000 --scenario s2 --seeds 0,1,2 --out runs/demo/eval --leaderboard runs/demo/leaderboard
 
 # Run the default test suite; arguments go to pytest.
 test *arguments: setup

@@ -22,9 +22,10 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128, help="what the peer pads to")
     options = parser.parse_args()
     load_textattack()
-    from textadv.components import ProbabilityWrapper
     from textattack.goal_functions import UntargetedClassification
     from textattack.models.wrappers import HuggingFaceModelWrapper
+
+    from textadv.components import ProbabilityWrapper
 
     victim = Victim.load("embedded")
     texts = load_dataset("embedded", "test").sample(options.texts, 0)

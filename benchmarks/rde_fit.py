@@ -10,8 +10,9 @@ import argparse
 import time
 
 import numpy as np
-from harness.detectors.rde import RDE
 from sklearn.covariance import MinCovDet
+
+from harness.detectors.rde import RDE
 
 
 def main() -> None:
@@ -23,13 +24,15 @@ def main() -> None:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((options.rows, options.components)) * np.linspace(3, 0.1, options.components)
     started = time.perf_counter()
-    mean, precision = RDE(components=options.components)._estimate(features)
+    _, precision = RDE(components=options.components)._estimate(features)
     ours = time.perf_counter() - started
     started = time.perf_counter()
     peer = MinCovDet(random_state=0).fit(features)
     theirs = time.perf_counter() - started
     difference = np.abs(precision - peer.get_precision()).max() / np.abs(precision).max()
-    print(f"MCD of {options.rows} x {options.components}; largest relative difference of the precisions {difference:.1e}")
+    print(
+        f"MCD of {options.rows} x {options.components}; largest relative difference of the precisions {difference:.1e}"
+    )
     print(f"palimpsest   {ours:8.2f} s")
     print(f"scikit-learn {theirs:8.2f} s")
     print(f"ratio        {theirs / ours:8.1f} x")

@@ -22,7 +22,7 @@ CACHE = tempfile.mkdtemp(prefix="palimpsest-tests-")
 os.environ["PALIMPSEST_CACHE"] = CACHE
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that spin while they wait make tiny models ten times slower on a machine that is busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

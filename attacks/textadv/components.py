@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from textattack.goal_functions import UntargetedClassification
 from textattack.models.wrappers import ModelWrapper
 from textattack.transformations.word_swaps.word_swap import WordSwap
 
-from textadv.recipes import ProbabilityModel
 from textadv.synonyms import candidates
 
 QUERY_BATCH = 128
+# What an attack needs of a victim: n texts in, an (n, classes) array of probabilities out.
+ProbabilityFunction = Callable[[Sequence[str]], Any]
 
 
 class SortedWordNetSwap(WordSwap):  # type: ignore[misc]
@@ -30,7 +31,7 @@ class SortedWordNetSwap(WordSwap):  # type: ignore[misc]
 class ProbabilityWrapper(ModelWrapper):  # type: ignore[misc]
     """A victim's probability function as TextAttack wants it."""
 
-    def __init__(self, predict: ProbabilityModel) -> None:
+    def __init__(self, predict: ProbabilityFunction) -> None:
         self.model = predict
 
     def __call__(self, text_input_list: Sequence[str], **_: Any) -> torch.Tensor:
@@ -38,6 +39,6 @@ class ProbabilityWrapper(ModelWrapper):  # type: ignore[misc]
         return torch.as_tensor(self.model(list(text_input_list)), dtype=torch.float64)
 
 
-def untargeted(model: ProbabilityModel) -> Any:
+def untargeted(model: ProbabilityFunction) -> Any:
     """The untargeted goal: any label but the gold one."""
     return UntargetedClassification(ProbabilityWrapper(model), model_batch_size=QUERY_BATCH)

@@ -6,19 +6,15 @@ around a victim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from harness.core.registry import Registry
 from textadv.runtime import load_textattack
 
-
-class ProbabilityModel(Protocol):
-    """What an attack needs of a victim: texts in, (n, classes) probabilities out."""
-
-    def __call__(self, texts: Sequence[str]) -> Any:
-        """From n texts to an (n, classes) array of probabilities."""
+if TYPE_CHECKING:
+    from textadv.components import ProbabilityFunction
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Recipe:
 
     name: str
     parameters: Mapping[str, Any]
-    build: Callable[[ProbabilityModel], Any]
+    build: Callable[[ProbabilityFunction], Any]
 
 
 RECIPES: Registry[Recipe] = Registry("recipe")
@@ -44,7 +40,7 @@ RECIPES.add(
 )
 
 
-def _build_pwws(model: ProbabilityModel) -> Any:
+def _build_pwws(model: ProbabilityFunction) -> Any:
     """PWWS (Ren et al., ACL 2019), as TextAttack 0.3.11 composes it, with sorted candidates."""
     load_textattack()
     from textattack import Attack

@@ -6,6 +6,7 @@ Nothing heavy is imported here or at the top of a verb's module: `harness --help
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import Annotated
 
@@ -45,6 +46,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; expected errors become one sentence, a hint and exit code 2."""
+    # Threads that spin while they wait make a busy machine many times slower; it is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         # A text may hold what the terminal's encoding cannot say; that is no reason to stop.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

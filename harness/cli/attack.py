@@ -58,7 +58,7 @@ def run(
                 device_seconds=round(model.device_seconds, 3),
             )
             if truncated:
-                typer.echo(f"{truncated} of {len(rows)} texts are longer than {model.max_length} tokens: cut.")
+                typer.echo(model.truncation_note(truncated, len(rows)))
     _print_summary(rows)
     typer.echo(f"run folder: {out}")
 
@@ -86,6 +86,9 @@ def import_(
     split: Annotated[str, typer.Option(help="Its split.")] = "test",
     recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "unknown",
     victim: Annotated[str, typer.Option(help="Name of the victim.")] = "unknown",
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Classes of the victim; with 2, a CSV log gives all probabilities.")
+    ] = None,
 ) -> None:
     """Read an attack log into adversarial rows."""
     from harness.core.files import hash_file
@@ -94,8 +97,9 @@ def import_(
     from harness.text.attack_logs import import_log
 
     facts = {"dataset": dataset, "split": split, "recipe": recipe, "victim": victim}
-    rows = import_log(log, **facts)
-    with Run(out, "attack import", {"log": log.name, "log_hash": hash_file(log), **facts}) as opened:
+    rows = import_log(log, classes=classes, **facts)
+    config = {"log": log.name, "log_hash": hash_file(log), "classes": classes, **facts}
+    with Run(out, "attack import", config) as opened:
         write_rows(opened.path(ROWS_FILE), rows)
         opened.finish([ROWS_FILE], texts=len(rows))
     _print_summary(rows)

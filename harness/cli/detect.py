@@ -62,7 +62,9 @@ def fit(
         if run.finished:
             typer.echo("this detector is fitted already.")
         else:
-            fit_detectors([built], model, texts, seed)
+            truncated = fit_detectors([built], model, texts, seed)
+            if truncated:
+                typer.echo(model.truncation_note(truncated, len(texts)))
             save_detector(out, built, {**facts, "victim_source": victim_pointer(victim)})
             run.finish([DETECTOR_FILE, STATE_FILE], seeds=[seed], device_seconds=round(model.device_seconds, 3))
     typer.echo(f"detector {built.info.title}, fitted on {len(texts)} texts of {texts.name}: {out}")
@@ -95,4 +97,4 @@ def score(
     summary = score_stream(detector, model, source, out, text_column=text_column, id_column=id_column)
     typer.echo(f"{summary.texts} texts scored{'' if out == '-' else f': {out}'}", err=True)
     if summary.truncated:
-        typer.echo(f"{summary.truncated} of them are longer than {model.max_length} tokens and were cut.", err=True)
+        typer.echo(model.truncation_note(summary.truncated, summary.texts), err=True)

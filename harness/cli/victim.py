@@ -33,6 +33,7 @@ def train(
     from harness.core.runs import Run
     from harness.text.training import (
         VICTIM_FACTS,
+        VICTIM_FILES,
         TrainingSettings,
         encoder_name,
         train_victim,
@@ -58,7 +59,7 @@ def train(
             facts = read_json(run.path(VICTIM_FACTS))
         else:
             facts = train_victim(encoder, data, settings, run)
-            run.finish(["model.safetensors", "config.json", "tokenizer.json", VICTIM_FACTS])
+            run.finish(VICTIM_FILES)
     typer.echo(
         f"accuracy on {facts['heldout_rows']} held-out texts ({facts['heldout_split']}): "
         f"{facts['accuracy']:.1%} [{facts['accuracy_low']:.1%}, {facts['accuracy_high']:.1%}]"

@@ -1,4 +1,4 @@
-"""The feature store: what a model said of a data set, kept per layer and read memory-mapped.
+"""The feature store: what a model said of a data set, kept per layer in memory-mapped files.
 
 One folder per key, and the key holds everything the arrays depend on (weights hash, data hash, layers, pooling,
 maximal length, dtype). Rows are appended in shards of a fixed number of texts; a shard takes its name only when it
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.errors import DataError
 from harness.core.files import atomic_writer, hash_file, hash_json, read_json, write_json
 from harness.core.progress import Progress
 
@@ -100,7 +101,7 @@ def _manifest(folder: Path, key: Mapping[str, Any], rows: int) -> dict[str, Any]
         known = dict(read_json(path))
         # By hash: a tuple in the key is a list in the file.
         same = hash_json({**known, "shards": {}}) == hash_json(fresh) and isinstance(known["shards"], dict)
-    except (ValueError, TypeError, KeyError):  # damaged: everything is computed again
+    except (DataError, ValueError, TypeError, KeyError):  # damaged: everything is computed again
         return fresh
     return known if same else fresh
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from harness.core.errors import DiskFullError, MissingFileError
+from harness.core.errors import DataError, DiskFullError, MissingFileError
 
 CACHE_VARIABLE = "PALIMPSEST_CACHE"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -108,11 +108,14 @@ def read_json(path: Path) -> Any:
 
     Raises:
         MissingFileError: There is no such file.
+        DataError: It is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {path}.") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON.") from error
 
 
 def canonical_json(value: Any) -> bytes:

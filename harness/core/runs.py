@@ -86,8 +86,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether an earlier session completed this run."""
-        return bool(self.manifest.get("status") == "complete")
+        """Whether an earlier session completed this run, and its outputs are still there."""
+        manifest = self.manifest
+        outputs = manifest.get("outputs", {})
+        return manifest.get("status") == "complete" and all(self.path(name).exists() for name in outputs)
 
     def __enter__(self) -> Run:
         import filelock

@@ -106,7 +106,7 @@ def score(detector: Detector, outputs: VictimOutputs) -> np.ndarray[Any, np.dtyp
     """
     scores = np.asarray(detector.score(outputs), dtype=np.float64)
     if scores.shape != (len(outputs.probabilities),) or np.isnan(scores).any():
-        raise DataError(f"the detector {detector.info.name!r} gave scores that are not n finite numbers.")
+        raise DataError(f"the detector {detector.info.name!r} gave NaN, or not one score a text.")
     return scores
 
 
@@ -134,7 +134,8 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
 
     Raises:
         MissingFileError: The folder holds no detector.
-        ConfigurationError: It was written by a newer version.
+        ConfigurationError: It was written by another version.
+        DataError: It is damaged.
     """
     if not (folder / DETECTOR_FILE).is_file():
         raise MissingFileError(
@@ -144,14 +145,21 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
     facts = dict(read_json(folder / DETECTOR_FILE))
     if facts.get("format") != _FORMAT:
         raise ConfigurationError(f"{folder} holds a detector of format {facts.get('format')}, this reads {_FORMAT}.")
-    detector = DETECTORS.get(facts["detector"])(**facts["parameters"])
+    try:
+        detector = DETECTORS.get(facts["detector"])(**facts["parameters"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / DETECTOR_FILE} is damaged: {error}.", "Fit the detector again.") from error
     return detector.restore(_read_state(folder)), facts
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    return dict(load_file(folder / STATE_FILE))
+    try:
+        return dict(load_file(folder / STATE_FILE))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder / STATE_FILE} is missing or damaged.", "Fit the detector again.") from error
 
 
 def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, seed: int) -> Path:

@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from harness.core.csv_cells import safe_cell
 from harness.core.errors import DataError, MissingFileError
 from harness.core.files import atomic_writer
 from harness.core.progress import Progress
 from harness.detectors.base import Detector
 from harness.detectors.fitting import score
 from harness.text.columns import is_missing
+from harness.text.local_files import long_cells
 from harness.text.victims import Victim
 
 CHUNK = 512
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 OUTPUT_COLUMNS = ("id", "label", "probability", "score")
-csv.field_size_limit(2**30)  # reviews are longer than the default of 128 KiB
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def score_stream(
         detector: A fitted detector.
         victim: The classifier it was fitted on.
         source: A .txt (one text a line), .jsonl, .csv, .tsv or .parquet file, or `-` for lines on standard input.
-        out: A .csv, .jsonl or .parquet file, or `-` for CSV on standard output, written chunk by chunk.
+        out: A .csv, .jsonl or .parquet file, or `-` for CSV on standard output, written chunk by chunk. In CSV an
+            id that a spreadsheet would run as a formula is marked by an apostrophe (`core.csv_cells`).
         text_column: Column of the texts, where there are columns.
         id_column: Column of the ids; where it is absent the id is the number of the text, from 0.
 
@@ -177,7 +179,7 @@ def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     # A stray quote or comma would cut a text in silence: strict, and every row as long as the header.
     try:
-        with open(path, encoding="utf-8-sig", newline="") as handle:
+        with long_cells(), open(path, encoding="utf-8-sig", newline="") as handle:
             lines = csv.reader(handle, strict=True)
             yield from _table_rows(path, ((lines.line_num, row) for row in lines))
     except UnicodeDecodeError as error:
@@ -266,7 +268,7 @@ def _csv_writer(handle: IO[str]) -> Callable[[dict[str, Any]], None]:
     # Python 3.11 leaves a carriage return bare, which ends a line for every reader.
     quoted = csv.DictWriter(handle, OUTPUT_COLUMNS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     plain.writeheader()
-    return lambda row: (quoted if "\r" in row["id"] else plain).writerow(row)
+    return lambda row: (quoted if "\r" in row["id"] else plain).writerow({**row, "id": safe_cell(row["id"])})
 
 
 def _jsonl_writer(handle: IO[str]) -> Callable[[dict[str, Any]], None]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core.errors import ConfigurationError
 from harness.core.files import atomic_writer, hash_file, hash_json, write_json
 from harness.core.runs import Run
 from harness.detectors.fitting import DETECTOR_FILE
@@ -63,6 +64,8 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
     Raises:
         HarnessError: Whatever is wrong with the input; nothing is written then.
     """
+    if len(set(request.detectors)) < len(request.detectors):
+        raise ConfigurationError("a detector is named twice.", "Name each detector once.")
     folders = {name: Path(name) for name in request.detectors if (Path(name) / DETECTOR_FILE).is_file()}
     fresh = [DETECTORS.get(name) for name in request.detectors if name not in folders]
     pointer = None
@@ -183,9 +186,7 @@ def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
     if result.stale:
         notes.append(f"{result.stale} adversarial texts are classified right by the loaded victim (rounding).")
     if result.truncated:
-        notes.append(
-            f"{result.truncated} of {result.texts} test texts are longer than {attack.victim.max_length} tokens: cut."
-        )
+        notes.append(attack.victim.truncation_note(result.truncated, result.texts))
     rows = [
         {"detector": detector.title, "metrics": detector.mean, "cost": detector.cost} for detector in result.detectors
     ]

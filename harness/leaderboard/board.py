@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.core.csv_cells import safe_cell
 from harness.core.files import write_text
 from harness.core.rows import DETECTION_METRICS, Row, read_rows, row_files, write_row
 from harness.leaderboard.page import render
@@ -25,10 +26,6 @@ COLUMNS: tuple[str, ...] = (
     "run",
     "id",
 )
-
-_ESCAPE = "'"
-# What makes a spreadsheet take a cell for a formula; the control characters are skipped before it looks.
-_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 
 def build(leaderboard: Path) -> list[Path]:
@@ -71,32 +68,6 @@ def to_csv(rows: Sequence[Row]) -> str:
     """
     lines = [COLUMNS, *(_cells(row) for row in rows)]
     return "".join(",".join(cells) + "\n" for cells in lines)
-
-
-def safe_cell(text: str) -> str:
-    """Marks a text that a spreadsheet would run as a formula with a leading apostrophe.
-
-    A text that begins with an apostrophe gets one more, so that `unsafe_cell` gives every text back.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The text, with at most one character before it.
-    """
-    return _ESCAPE + text if text.startswith((*_DANGEROUS, _ESCAPE)) else text
-
-
-def unsafe_cell(cell: str) -> str:
-    """The text that `safe_cell` was given.
-
-    Args:
-        cell: What `safe_cell` returned.
-
-    Returns:
-        The text without its mark.
-    """
-    return cell.removeprefix(_ESCAPE)
 
 
 def _order(row: Row) -> tuple[Any, ...]:

@@ -33,12 +33,14 @@ _COLUMNS = (
 )
 
 
-def import_log(path: Path, *, dataset: str, split: str, recipe: str, victim: str) -> list[AdversarialRow]:
+def import_log(
+    path: Path, *, dataset: str, split: str, recipe: str, victim: str, classes: int | None = None
+) -> list[AdversarialRow]:
     """Read a TextAttack CSV log, or the JSON lines this package writes.
 
-    A CSV log holds 1 - p(label) but not the whole distribution, so probabilities are filled in for two classes
-    and left out otherwise. It holds no dataset, victim or recipe either: those are the caller's word. The index
-    is the line's number in the log.
+    A CSV log holds 1 - p(label) but not the whole distribution, so probabilities are filled in where the
+    caller says that there are two classes, and left out otherwise. It holds no dataset, victim or recipe either:
+    those are the caller's word. The index is the line's number in the log.
 
     Args:
         path: A `.csv` or `.jsonl` file.
@@ -46,6 +48,7 @@ def import_log(path: Path, *, dataset: str, split: str, recipe: str, victim: str
         split: Its split.
         recipe: Name of the recipe.
         victim: Name of the victim.
+        classes: How many classes it has, if that is known.
 
     Raises:
         MissingFileError: There is no such file.
@@ -58,46 +61,52 @@ def import_log(path: Path, *, dataset: str, split: str, recipe: str, victim: str
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
     if path.suffix == ".jsonl":
-        rows = [row_from_json(line) for line in text.split("\n") if line.strip()]
+        rows = _read_jsonl(text, path)
     else:
-        rows = _read_csv(text, path, dataset=dataset, split=split, recipe=recipe, victim=victim)
+        names = {"dataset": dataset, "split": split, "recipe": recipe, "victim": victim}
+        rows = _read_csv(text, path, names, two_classes=classes == 2)
     if not rows:
         raise DataError(f"the attack log {path} is empty.")
     return rows
 
 
-def _read_csv(text: str, path: Path, *, dataset: str, split: str, recipe: str, victim: str) -> list[AdversarialRow]:
+def _read_jsonl(text: str, path: Path) -> list[AdversarialRow]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(row_from_json(line))
+            except DataError as error:
+                raise DataError(f"line {number} of {path} is {error.message}", error.hint) from error
+    return rows
+
+
+def _read_csv(text: str, path: Path, names: dict[str, str], *, two_classes: bool) -> list[AdversarialRow]:
     try:
         with long_cells():
             reader = csv.DictReader(io.StringIO(text, newline=""))
-            names, lines = reader.fieldnames or (), list(reader)
-        absent = [name for name in _COLUMNS if name not in names]
+            columns, lines = reader.fieldnames or (), list(reader)
+        absent = [name for name in _COLUMNS if name not in columns]
         if absent:
             raise DataError(
                 f"{path} is not a TextAttack log: it has no column {absent[0]!r}.",
                 "TextAttack writes such a log with --log-to-csv.",
             )
-        binary = all(max(_count(line[name]) for name in _COLUMNS[4:7]) <= 1 for line in lines)
-        return [
-            _row(line, index, binary, dataset=dataset, split=split, recipe=recipe, victim=victim)
-            for index, line in enumerate(lines)
-        ]
+        return [_row(line, index, names, two_classes) for index, line in enumerate(lines)]
     except (csv.Error, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path} is not a TextAttack log: {type(error).__name__} {error}.") from error
 
 
-def _row(
-    line: dict[str, str], index: int, binary: bool, *, dataset: str, split: str, recipe: str, victim: str
-) -> AdversarialRow:
+def _row(line: dict[str, str], index: int, names: dict[str, str], two_classes: bool) -> AdversarialRow:
     original, perturbed = (_unmark(line[name]) for name in ("original_text", "perturbed_text"))
     changed, percent = compare_words(original, perturbed)
     label = _count(line["ground_truth_output"])
     scores = _finite(line["original_score"]), _finite(line["perturbed_score"])
-    probabilities = [_two_classes(score, label) if binary else None for score in scores]
+    probabilities = [_two_classes(score, label) if two_classes else None for score in scores]
     return AdversarialRow(
-        id=row_id(original, dataset, index),
-        dataset=dataset,
-        split=split,
+        id=row_id(original, names["dataset"], index),
+        dataset=names["dataset"],
+        split=names["split"],
         index=index,
         label=label,
         original_text=original,
@@ -112,9 +121,9 @@ def _row(
         result=_RESULTS[line["result_type"]],
         goal="untargeted",
         min_confidence=None,
-        recipe=recipe,
+        recipe=names["recipe"],
         recipe_parameters="{}",
-        victim=victim,
+        victim=names["victim"],
         victim_hash=None,
         queries=_count(line["num_queries"]),
         words_changed_percent=percent,

@@ -112,10 +112,7 @@ def _join_shards(folder: Path, split: str, candidates: list[tuple[tuple[str, ...
 
 
 def _saved_json(path: Path) -> dict[str, object]:
-    try:
-        value = read_json(path)
-    except ValueError as error:
-        raise DataError(f"{path} is not valid JSON.", "Save the dataset again.") from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise DataError(f"{path} is not a JSON object.", "Save the dataset again.")
     return value

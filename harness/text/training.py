@@ -22,6 +22,7 @@ from harness.text.datasets import TextDataset, available_splits, load_dataset, s
 from harness.text.victims import Victim, looks_like_path, summary, token_limit
 
 VICTIM_FACTS = "victim.json"
+VICTIM_FILES = ["model.safetensors", "config.json", "tokenizer.json", VICTIM_FACTS]
 
 
 @dataclass(frozen=True)
@@ -161,18 +162,20 @@ def embedded_victim_folder() -> Path:
 
     Texts and encoder come from the extra `demo`.
     """
-    settings = TrainingSettings()
-    limit = 4000
-    key = {"recipe": 1, "limit": limit, **asdict(settings)}
+    import filelock
+
+    settings = TrainingSettings(learning_rate=1e-4)
+    key = {"encoder": "embedded", "dataset": "embedded", "limit": 2000, **asdict(settings)}
     folder = cache_folder("victims", f"embedded-{hash_json(key)[:12]}")
-    if (folder / "manifest.json").is_file():
-        return folder
-    data = training_data("embedded", limit, settings.seed)
-    run = Run(folder, "victim train", {"encoder": "embedded", "dataset": "embedded", **key})
-    with run:
-        if not run.finished:  # another process may have been faster
-            facts = train_victim("embedded", data, settings, run)
-            run.finish(["model.safetensors", VICTIM_FACTS], accuracy=facts["accuracy"])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Two first uses at once: the second waits for the first one's victim.
+    with filelock.FileLock(f"{folder}.lock"):
+        run = Run(folder, "victim train", key)
+        if not run.finished:
+            data = training_data("embedded", key["limit"], settings.seed)
+            with run:
+                facts = train_victim("embedded", data, settings, run)
+                run.finish(VICTIM_FILES, accuracy=facts["accuracy"])
     return folder
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 DTYPES = ("fp32", "bf16")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Each is a function that returns a folder; lazily, for the embedded victim is trained with what stands here.
 VICTIMS: Registry[Callable[[], Path]] = Registry("victim")
 VICTIMS.add("embedded", "harness.text.training:embedded_victim_folder", "a small encoder tuned on `embedded`, offline")
@@ -128,6 +129,8 @@ class Victim:
             MissingFileError: The folder is not there.
             VictimError: It holds no classifier, or none in safetensors.
         """
+        if not spec.strip():
+            raise VictimError("no victim was named.", "Give a folder, a hub id, or `embedded`.")
         if spec in VICTIMS:
             return cls._from_pretrained(str(VICTIMS.get(spec)()), spec, **options)
         path = Path(spec)
@@ -142,11 +145,17 @@ class Victim:
         prepare_torchvision()
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-        if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        folder = Path(source)
+        if folder.is_dir() and not (folder / "config.json").is_file():
             raise VictimError(f"the folder {source} holds no model: config.json is missing.")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             class_representation(config.model_type)
+            if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+                raise VictimError(
+                    f"the folder {source} holds no tokenizer ({' or '.join(_TOKENIZER_FILES)}).",
+                    "Save the tokenizer beside the model.",
+                )
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
@@ -213,6 +222,12 @@ class Victim:
             return 0
         encodings = self.tokenizer(list(texts), truncation=True, max_length=self.max_length).encodings
         return sum(bool(encoding.overflowing) for encoding in encodings)
+
+    def truncation_note(self, truncated: int, texts: int) -> str:
+        """What has to be said of texts that were cut; empty when none was."""
+        if not truncated:
+            return ""
+        return f"{truncated} of {texts} texts are longer than {self.max_length} tokens and were cut."
 
     def read(self, texts: Sequence[str], layers: Sequence[int] = ()) -> VictimOutputs:
         """Run the victim over texts once.
@@ -289,11 +304,26 @@ def bf16_supported(device: torch.device) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+# Settings that change outputs and that no tensor's shape shows.
+_DECIDING_SETTINGS = (
+    "model_type",
+    "activation",
+    "hidden_act",
+    "layer_norm_eps",
+    "n_heads",
+    "num_attention_heads",
+    "pad_token_id",
+    "position_embedding_type",
+    "sinusoidal_pos_embds",
+)
+
+
 def _weights_hash(model: Any, tokenizer: Any) -> str:
     """SHA-256 over what decides the outputs: architecture, every tensor, and the tokenizer."""
     import torch
 
-    digest = hashlib.sha256(model.config.model_type.encode())
+    settings = {name: getattr(model.config, name, None) for name in _DECIDING_SETTINGS}
+    digest = hashlib.sha256(json.dumps(settings).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())

@@ -384,12 +384,12 @@ def test_truncated_texts_are_counted(ground: Ground, capfd: Any) -> None:
     long = "the film and " * 100
     data = ground.csv(("a good film", 0), (long, 0), ("a bad film", 1), ("the " * 200, 1))
     assert main(*ground.attack_run("--max-length", 64, dataset=data)) == 0
-    assert "2 of 4 texts are longer than 64 tokens: cut." in capfd.readouterr().out
+    assert "2 of 4 texts are longer than 64 tokens and were cut." in capfd.readouterr().out
     assert json.loads((ground.out / "manifest.json").read_text())["truncated"] == 2
     assert main(*ground.score(ground.put("in.txt", f"a good film\n{long}\n"))) == 0
     said = capfd.readouterr().err
     assert "2 texts scored" in said
-    assert "1 of them are longer than 128 tokens and were cut" in said
+    assert "1 of 2 texts are longer than 128 tokens and were cut" in said
 
 
 def test_an_imported_log_is_evaluated_with_a_victim(ground: Ground, capfd: Any) -> None:

@@ -176,10 +176,10 @@ def test_export_and_import_again(attack: Path, tmp_path: Path, capsys: pytest.Ca
     assert read_rows(tmp_path / "jsonl") == rows
 
     assert main("attack", "export", attack, "--out", tmp_path / "log.csv") == 0
-    facts = ["--dataset", "reviews", "--split", "test", "--recipe", "pwws", "--victim", "tiny"]
+    facts = ["--dataset", "reviews", "--split", "test", "--recipe", "pwws", "--victim", "tiny", "--classes", "2"]
     assert main("attack", "import", tmp_path / "log.csv", *facts, "--out", tmp_path / "csv") == 0
     again = read_rows(tmp_path / "csv")
-    # A CSV log has no room for these; the labels of two classes give the probabilities back.
+    # A CSV log has no room for these; two classes give the probabilities back.
     lost = {"victim", "victim_hash", "seed", "textattack_version", "recipe_parameters"}
     close = {"original_probabilities", "perturbed_probabilities"}
     kept = {*COLUMNS} - lost - close

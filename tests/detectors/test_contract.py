@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from harness.core.errors import ConfigurationError, DataError, MissingFileError, UnknownNameError
 from harness.detectors.fitting import build_detector, fit_detectors, load_detector, save_detector, score
 from harness.detectors.registry import DETECTORS
@@ -11,7 +12,7 @@ from harness.text.datasets import TextDataset
 from harness.text.victims import VictimOutputs
 
 NAMES = DETECTORS.names()
-WORDS = "good bad film plot actor scene story dull bright slow quick warm cold music script the a and of".split()
+WORDS = ("good", "bad", "film", "plot", "actor", "scene", "story", "dull", "bright", "slow", "quick", "warm", "cold")
 
 
 def build(victim, name, components=5):

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from sklearn.covariance import EmpiricalCovariance, MinCovDet
+from sklearn.decomposition import KernelPCA
+from threadpoolctl import threadpool_limits
+
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.mle import MLE
 from harness.detectors.rde import RDE, RDEEmpirical
 from harness.text.victims import VictimOutputs
-from sklearn.covariance import EmpiricalCovariance, MinCovDet
-from sklearn.decomposition import KernelPCA
-from threadpoolctl import threadpool_limits
 
 
 def outputs(features, predictions, classes, layer=3):
@@ -135,7 +136,7 @@ def test_fewer_rows_than_dimensions_are_refused(detector):
     rng = np.random.default_rng(0)
     train = rng.standard_normal((40, 24)).astype(np.float32)
     labels = np.arange(40) % 2
-    with pytest.raises(DataError, match="at least|more training rows"):
+    with pytest.raises(DataError, match=r"at least|more training rows"):
         detector.fit(outputs(train, labels, 2), labels)
 
 

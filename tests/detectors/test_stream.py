@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.core.csv_cells import unsafe_cell
 from harness.core.errors import DataError, HarnessError, MissingFileError
 from harness.detectors import stream
 from harness.detectors.base import Detector
@@ -82,7 +83,12 @@ def write_input(path: Path, texts: list[str] = TEXTS, ids: list[str] | None = No
 def parse_csv(text: str) -> list[dict[str, Any]]:
     rows = csv.DictReader(io.StringIO(text, newline=""))
     return [
-        {"id": r["id"], "label": int(r["label"]), "probability": float(r["probability"]), "score": float(r["score"])}
+        {
+            "id": unsafe_cell(r["id"]),
+            "label": int(r["label"]),
+            "probability": float(r["probability"]),
+            "score": float(r["score"]),
+        }
         for r in rows
     ]
 
@@ -344,6 +350,12 @@ def test_a_missing_input_is_a_missing_file(detector: Detector, victim: Victim, t
 def test_a_detector_that_gives_nan_is_named(victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = MLE(victim.layer(-1))
     monkeypatch.setattr(broken, "score", lambda outputs: np.full(len(outputs.probabilities), np.nan))
-    with pytest.raises(DataError, match="'mle' gave scores"):
+    with pytest.raises(DataError, match="'mle' gave NaN"):
         score_stream(broken, victim, str(write_input(tmp_path / "in.txt")), str(tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_id_that_is_a_formula_is_marked_in_csv(tmp_path: Path, detector: Detector, victim: Victim) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"id": "=1+1", "text": "a film"}) + "\n")
+    score_stream(detector, victim, str(tmp_path / "in.jsonl"), str(tmp_path / "out.csv"))
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("'=1+1,")

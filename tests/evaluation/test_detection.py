@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
 from harness.core.errors import ConfigurationError, DataError, VictimError
 from harness.core.rows import read_rows as read_result_rows
 from harness.core.runs import Run
@@ -18,10 +20,9 @@ from harness.leaderboard.board import add
 from harness.text.adversarial import ROWS_FILE, AdversarialRow, compare_words, read_rows, write_rows
 from harness.text.datasets import load_dataset, row_id
 from harness.text.victims import Victim
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 DETECTORS = ("rde-empirical", "mle", "msp")
-WORDS = "good bad film plot actor scene story dull bright slow quick warm cold music script the a and of".split()
+WORDS = ("good", "bad", "film", "plot", "actor", "scene", "story", "dull", "bright", "slow", "quick", "warm", "cold")
 
 
 def sentences(n, seed):

@@ -20,7 +20,8 @@ from harness.text.attack_logs import export_log, import_log
 from harness.text.datasets import row_id
 from harness.text.words import find_words
 
-FACTS = {"dataset": "d", "split": "test", "recipe": "pwws", "victim": "v"}
+FACTS: dict[str, Any] = {"dataset": "d", "split": "test", "recipe": "pwws", "victim": "v"}
+BINARY = {**FACTS, "classes": 2}
 LOGS = (
     "bert-base-uncased-ag-news_pwws",
     "bert-base-uncased-imdb_textfooler",
@@ -114,7 +115,7 @@ def test_real_logs(shared_data: Path, name: str) -> None:
 
 def test_two_classes_have_probabilities_and_more_have_not(shared_data: Path) -> None:
     folder = shared_data / "attack_logs"
-    rows = import_log(folder / "bert-base-uncased-sst2_pwws.csv", **FACTS)
+    rows = import_log(folder / "bert-base-uncased-sst2_pwws.csv", **BINARY)
     for row in rows:
         for probabilities, score, output in (
             (row.original_probabilities, row.original_score, row.original_output),
@@ -126,6 +127,9 @@ def test_two_classes_have_probabilities_and_more_have_not(shared_data: Path) -> 
             assert probabilities[output] >= 0.5 - 1e-6
     rows = import_log(folder / "bert-base-uncased-ag-news_pwws.csv", **FACTS)
     assert all(row.original_probabilities is None and row.perturbed_probabilities is None for row in rows)
+    # Labels 0 and 1 alone do not show that there are no more classes.
+    rows = import_log(folder / "bert-base-uncased-sst2_pwws.csv", **FACTS)
+    assert all(row.original_probabilities is None for row in rows)
 
 
 @pytest.mark.parametrize("name", [LOGS[3], LOGS[6]])
@@ -184,7 +188,7 @@ def test_textattacks_own_logger(log_results: Callable[..., None], tmp_path: Path
     ]
     path = tmp_path / "log.csv"
     log_results(path, cases)
-    rows = import_log(path, **FACTS)
+    rows = import_log(path, **BINARY)
     kinds = {"success": "Successful", "failure": "Failed"}
     made = [(row.original_text, kinds[row.result], row.perturbed_text) for row in rows]
     assert made == [(original, kind, perturbed) for original, _, kind, perturbed in cases]
@@ -221,7 +225,7 @@ def test_texts_survive_a_csv_log(tmp_path: Path, original: str, perturbed: str) 
     row = make_row(original, perturbed)
     for suffix in (".csv", ".jsonl"):
         export_log(tmp_path / f"log{suffix}", [row, row])
-        first, second = import_log(tmp_path / f"log{suffix}", **FACTS)
+        first, second = import_log(tmp_path / f"log{suffix}", **BINARY)
         assert first == row
         assert replace(second, index=0, id=row.id) == row
 
@@ -238,7 +242,7 @@ def test_a_text_longer_than_the_csv_modules_limit(tmp_path: Path) -> None:
     try:
         row = make_row("film " * 300, "movie " + "film " * 299)
         export_log(tmp_path / "log.csv", [row])
-        assert import_log(tmp_path / "log.csv", **FACTS) == [row]
+        assert import_log(tmp_path / "log.csv", **BINARY) == [row]
         assert csv.field_size_limit() == 1000
     finally:
         csv.field_size_limit(before)
