@@ -29,8 +29,8 @@ Row = dict[str, Any]
 
 BOARDS = ("detection",)
 SCHEMA_VERSION = 1
-DETECTION_METRICS: tuple[str, ...] = (
-    # The threshold is chosen on the scored texts themselves, where there is one.
+# The threshold is chosen on the scored texts themselves, where there is one.
+ORACLE_METRICS: tuple[str, ...] = (
     "auc",
     "aupr",
     "tpr_at_fpr_1",
@@ -38,7 +38,9 @@ DETECTION_METRICS: tuple[str, ...] = (
     "tpr_at_fpr_10",
     "fpr_at_tpr_95",
     "f1_at_fpr_10",
-    # The threshold is chosen on held-out clean texts; null where there were none or too few.
+)
+# The threshold is chosen on held-out clean texts; null where there were none or too few.
+HELDOUT_METRICS: tuple[str, ...] = (
     "heldout_tpr_1",
     "heldout_tpr_5",
     "heldout_tpr_10",
@@ -47,6 +49,7 @@ DETECTION_METRICS: tuple[str, ...] = (
     "realised_fpr_10",
     "heldout_f1_10",
 )
+DETECTION_METRICS = ORACLE_METRICS + HELDOUT_METRICS
 
 _ID_LENGTH = 16
 _NOT_IN_ID = ("id", "cost", "run")

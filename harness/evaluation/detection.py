@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from harness.core.errors import VictimError
 from harness.core.progress import Progress
-from harness.core.rows import finish_row
+from harness.core.rows import ORACLE_METRICS, finish_row
 from harness.core.runs import versions
 from harness.detectors.base import Detector
 from harness.detectors.fitting import build_detector, fit_detectors, load_detector, score
 from harness.evaluation.attacks import EvaluatedAttack
-from harness.evaluation.metrics import METRICS, Estimate, mean_over_seeds, threshold_at_fpr
+from harness.evaluation.metrics import Estimate, mean_over_seeds, threshold_at_fpr
 from harness.evaluation.sampling import Sample, Scenario, draw_sample, published_protocol
 from harness.text.datasets import source_key
 from harness.text.reading import Reading, read_texts
@@ -357,7 +357,7 @@ def _estimates(
         replicates=settings.replicates,
         thresholds=thresholds,
     )
-    named = {name: found[name] for name in METRICS}
+    named = {name: found[name] for name in ORACLE_METRICS}
     for rate in HELDOUT_RATES:
         named[f"heldout_tpr_{rate}"] = found.get(f"tpr_heldout_{rate}", _ABSENT)
         named[f"realised_fpr_{rate}"] = found.get(f"fpr_heldout_{rate}", _ABSENT)

@@ -23,16 +23,6 @@ from harness.core.stats import iter_cluster_weights, percentile_interval
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-METRICS: tuple[str, ...] = (
-    "auc",
-    "aupr",
-    "tpr_at_fpr_1",
-    "tpr_at_fpr_5",
-    "tpr_at_fpr_10",
-    "fpr_at_tpr_95",
-    "f1_at_fpr_10",
-)
-
 _FPR_LIMITS = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05, "tpr_at_fpr_10": 0.1}
 # A rate that equals its limit on paper, such as 3/30 and 0.1, must count as equal. A rate of m texts that
 # differs from whole percent does so by 1 / (100 m) or more, so the slack decides nothing below 10**8 texts.
@@ -56,7 +46,7 @@ def detection_metrics(scores: ArrayLike, adversarial: ArrayLike, weights: NDArra
 def detection_metrics(
     scores: ArrayLike, adversarial: ArrayLike, weights: NDArray[Any] | None = None
 ) -> dict[str, float] | dict[str, Floats]:
-    """All of `METRICS`, unweighted or for each row of a matrix of weights.
+    """All of `ORACLE_METRICS`, unweighted or for each row of a matrix of weights.
 
     A threshold t flags the texts with score >= t. Texts with equal scores are flagged together or not at all,
     and nothing is interpolated between thresholds; "flag nothing" is always available.
@@ -294,7 +284,7 @@ class _Ranking:
         return tp, fp
 
     def metrics(self, weights: NDArray[Any]) -> dict[str, Floats]:
-        """`METRICS` for weights of shape (b, n); arrays of shape (b,)."""
+        """`ORACLE_METRICS` for weights of shape (b, n); arrays of shape (b,)."""
         tp, fp = self.counts(weights)
         positives, negatives = _totals(tp[:, -1], fp[:, -1])
         tp_step, fp_step = np.diff(tp, axis=1, prepend=0.0), np.diff(fp, axis=1, prepend=0.0)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from harness.core.errors import DataError
+from harness.core.rows import ORACLE_METRICS
 from harness.core.stats import cluster_weights
 from harness.evaluation import metrics
 from harness.evaluation.metrics import (
-    METRICS,
     bootstrap_metrics,
     detection_metrics,
     mean_over_seeds,
@@ -75,8 +75,8 @@ def test_equals_scikit_learn(problem: tuple[np.ndarray, np.ndarray, np.ndarray])
     scores, adversarial, weights = problem
     got = detection_metrics(scores, adversarial, weights[None])
     expected = oracle(scores, adversarial, weights)
-    assert set(got) == set(METRICS)
-    for name in METRICS:
+    assert set(got) == set(ORACLE_METRICS)
+    for name in ORACLE_METRICS:
         assert got[name].shape == (1,)
         assert got[name][0] == pytest.approx(expected[name], abs=1e-9), name
 
@@ -88,7 +88,7 @@ def test_weights_are_repeated_rows(problem: tuple[np.ndarray, np.ndarray, np.nda
     counts = np.ceil(weights).astype(np.uint16)
     repeated = detection_metrics(np.repeat(scores, counts), np.repeat(adversarial, counts))
     weighted = detection_metrics(scores, adversarial, counts[None])
-    for name in METRICS:
+    for name in ORACLE_METRICS:
         assert isinstance(repeated[name], float)
         assert weighted[name][0] == pytest.approx(repeated[name], abs=1e-12), name
 
@@ -105,7 +105,7 @@ def test_only_the_order_of_scores_matters(problem: tuple[np.ndarray, np.ndarray,
         stretched = ranks
     for transformed in (np.exp(ranks / 20), 3 * ranks - 1e6, stretched):
         got = detection_metrics(transformed, adversarial, weights[None])
-        for name in METRICS:
+        for name in ORACLE_METRICS:
             assert got[name][0] == expected[name][0], name
 
 
@@ -167,7 +167,7 @@ def test_perfect_and_reversed() -> None:
     adversarial = np.arange(40) >= 20
     best = detection_metrics(np.arange(40), adversarial)
     # Of the thresholds with TPR 1, F1 takes the one without false positives.
-    assert best == dict.fromkeys(METRICS, 1.0) | {"fpr_at_tpr_95": 0.0}
+    assert best == dict.fromkeys(ORACLE_METRICS, 1.0) | {"fpr_at_tpr_95": 0.0}
     worst = detection_metrics(-np.arange(40), adversarial)
     assert (worst["auc"], worst["tpr_at_fpr_10"], worst["fpr_at_tpr_95"]) == (0, 0, 1)
 
@@ -319,7 +319,7 @@ def test_bootstrap_joins_its_pieces() -> None:
         f"{k}_heldout_10": v for k, v in metrics_at_threshold(scores, adversarial, 1.0).items()
     }
     replicates |= {f"{k}_heldout_10": v for k, v in at_cut.items()}
-    assert set(got) == {*METRICS, "tpr_heldout_10", "fpr_heldout_10", "f1_heldout_10"}
+    assert set(got) == {*ORACLE_METRICS, "tpr_heldout_10", "fpr_heldout_10", "f1_heldout_10"}
     for name, (value, low, high) in got.items():
         assert value == pytest.approx(values[name])
         assert (low, high) == pytest.approx(tuple(np.quantile(replicates[name], [0.025, 0.975])))
@@ -336,7 +336,7 @@ def test_duplicated_rows_are_no_new_information() -> None:
     once = bootstrap_metrics(scores, adversarial, clusters, replicates=300)
     repeated = [np.repeat(a, 4) for a in (scores, adversarial, clusters)]
     four_times = bootstrap_metrics(*repeated, replicates=300)
-    for name in METRICS:
+    for name in ORACLE_METRICS:
         assert tuple(four_times[name]) == pytest.approx(tuple(once[name]), abs=1e-12), name
     by_row = bootstrap_metrics(repeated[0], repeated[1], np.arange(480), replicates=300)
     width, narrow = (r["auc"].high - r["auc"].low for r in (once, by_row))
@@ -404,7 +404,7 @@ def test_mean_over_equal_samples_is_one_sample() -> None:
     names = np.array([f"text {i}" for i in range(100)])
     one = bootstrap_metrics(scores, adversarial, names, replicates=100)
     three = mean_over_seeds([scores] * 3, [adversarial] * 3, [names, names.astype(object), names], replicates=100)
-    for name in METRICS:
+    for name in ORACLE_METRICS:
         # Three times the same texts tell no more than once; independent bootstraps would say they do.
         assert tuple(three[name]) == pytest.approx(tuple(one[name]), abs=1e-12)
     # Other source texts do tell more.
