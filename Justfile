@@ -22,7 +22,7 @@ setup:
 
 # Attack, detect and evaluate on the embedded texts and encoder.
 demo: setup
-    {{ harness }} attack run --dataset embedded --victim embedded --recipe pwws --split test --limit 150 --seed 0 --out runs/demo/attack
+    {{ harness }} attack run --dataset embedded --victim embedded --recipe pwws --split test --limit 120 --seed 0 --out runs/demo/attack
     {{ harness }} attack show runs/demo/attack --examples 3
     {{ harness }} detect fit --victim embedded --dataset embedded --limit 2000 --detector rde --out runs/demo/rde
     printf '%s\n' 'a warm and funny film' 'a tepid and peculiar flick' | {{ harness }} detect score runs/demo/rde - --out -
