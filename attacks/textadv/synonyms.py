@@ -216,6 +216,8 @@ def _open_wordnet(process: int, paths: tuple[str, ...]) -> WordNet | None:
             empty = [word for word in _PROBES if not wordnet_candidates(reader, word)]
         if empty:
             raise ValueError(f"no synonyms for {empty[0]!r}")
+        if reader.get_version() != "3.0":  # other candidates under the same recipe's name
+            raise ValueError(f"it is WordNet {reader.get_version()}, not 3.0")
     except Exception as error:  # noqa: BLE001 - as in `candidates`
         _warn_unusable(error)
         return None

@@ -48,6 +48,8 @@ def main() -> None:
     """Run the command line; expected errors become one sentence, a hint and exit code 2."""
     # Threads that spin while they wait make a busy machine many times slower; it is read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # The hub's client reports every retry; one sentence at the end says it all.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
         # A text may hold what the terminal's encoding cannot say; that is no reason to stop.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

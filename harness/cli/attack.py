@@ -36,9 +36,10 @@ def run(
     from textadv.recipes import RECIPES
 
     chosen = RECIPES.get(recipe)
-    texts = load_dataset(dataset, split, text_column=text_column, label_column=label_column).sample(limit, seed)
+    whole = load_dataset(dataset, split, text_column=text_column, label_column=label_column)
     model = Victim.load(victim, max_length=max_length, dtype=dtype)
-    model.check_labels(texts.labels, texts.name)
+    model.check_labels(whole.labels, whole.name)
+    texts = whole.sample(limit, seed)
     check_texts(texts)
     with Run(out, "attack run", attack_config(texts, model, chosen, seed)) as opened:
         if opened.finished:

@@ -45,7 +45,7 @@ def fit(
     DETECTORS.get(detector)  # a wrong name is told before anything is loaded
     texts = load_dataset(dataset, split, text_column=text_column, label_column=label_column).sample(limit, seed)
     model = Victim.load(victim, max_length=max_length, dtype=dtype)
-    built = build_detector(detector, model, {"layer": layer, "components": components})
+    built = build_detector(detector, model, {"layer": layer, "components": components}, seed)
     facts = {
         "victim": model.name,
         "victim_hash": model.hash,

@@ -5,7 +5,7 @@ maximal length, dtype). Rows are appended in shards of a fixed number of texts; 
 is whole, with its SHA-256 in the manifest. A shard that is missing, or whose hash differs, is computed again.
 
     <root>/<key hash>/manifest.json        key, rows, shard size; per shard: hash, seconds, truncated
-    <root>/<key hash>/00000.safetensors    probabilities and one array a layer; opened as a memory map
+    <root>/<key hash>/00000.safetensors    probabilities and one array a layer; read through a memory map
 """
 
 from __future__ import annotations

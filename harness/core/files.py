@@ -31,11 +31,11 @@ def cache_folder(*parts: str) -> Path:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn 'no space left' into a `DiskFullError` that names the path."""
+    """Turn 'no space left' into a `DiskFullError` that names the path, also where a library words it itself."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
+    except Exception as error:
+        if getattr(error, "errno", None) in _FULL or "No space left on device" in str(error):
             raise DiskFullError(
                 f"no space left on the device while writing {path}.",
                 "Free some space and run the same command again; finished work is kept.",

@@ -216,7 +216,9 @@ def read_run(folder: Path, command: str) -> tuple[dict[str, Any], dict[str, Any]
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        raise ConfigurationError(f"{folder} is not a run folder: it has no {CONFIG}.")
+        raise ConfigurationError(
+            f"{folder} is not a run folder: it has no {CONFIG}.", f"Give a folder that `harness {command}` made."
+        )
     config = _read_config(folder)
     if not config["command"].startswith(command):
         raise ConfigurationError(f"{folder} was made by `harness {config['command']}`, not by `harness {command}`.")

@@ -135,7 +135,8 @@ class FeatureDetector(Detector):
 
     def fit(self, outputs: VictimOutputs, labels: Labels) -> Self:
         """Learn from the layer's features and the gold labels."""
-        self._arrays = self._fit(self._features(outputs), np.asarray(labels, dtype=np.int64))
+        classes = outputs.probabilities.shape[1]
+        self._arrays = self._fit(self._features(outputs), np.asarray(labels, dtype=np.int64), classes)
         return self
 
     def score(self, outputs: VictimOutputs) -> Floats:
@@ -158,8 +159,8 @@ class FeatureDetector(Detector):
         return self
 
     @abstractmethod
-    def _fit(self, features: Floats, labels: Labels) -> Arrays:
-        """From (n, d) float64 features and (n,) labels to the fitted arrays."""
+    def _fit(self, features: Floats, labels: Labels, classes: int) -> Arrays:
+        """From (n, d) float64 features, (n,) labels and the victim's number of classes to the fitted arrays."""
 
     @abstractmethod
     def _score(self, features: Floats, predictions: Labels) -> Floats:
@@ -172,26 +173,27 @@ class FeatureDetector(Detector):
         return outputs.features[wanted].astype(np.float64)
 
 
-def rows_of_class(labels: Labels, minimum: int, detector: str) -> list[NDArray[np.int64]]:
+def rows_of_class(labels: Labels, classes: int, minimum: int, detector: str) -> list[NDArray[np.int64]]:
     """Positions of the rows of class 0, 1, ..., in order.
 
     Args:
         labels: (n,) gold labels.
+        classes: Classes of the victim; it may predict each of them.
         minimum: Rows that each class must have.
         detector: Named in the error.
 
     Raises:
         DataError: A class has fewer, so that its covariance would be singular.
     """
-    classes = [np.flatnonzero(labels == c) for c in range(int(labels.max()) + 1)]
-    smallest = min(range(len(classes)), key=lambda c: len(classes[c]))
-    if len(classes[smallest]) < minimum:
+    rows = [np.flatnonzero(labels == c) for c in range(classes)]
+    smallest = min(range(classes), key=lambda c: len(rows[c]))
+    if len(rows[smallest]) < minimum:
         raise DataError(
             f"{detector} needs at least {minimum} training rows of each class, more than it has dimensions; "
-            f"class {smallest} has {len(classes[smallest])}.",
+            f"class {smallest} has {len(rows[smallest])}.",
             "Give it more training texts, or use a detector with fewer dimensions (rde with --components).",
         )
-    return classes
+    return rows
 
 
 def mahalanobis(features: Floats, predictions: Labels, means: Floats, precisions: Floats) -> Floats:
@@ -204,9 +206,9 @@ def mahalanobis(features: Floats, predictions: Labels, means: Floats, precisions
         precisions: (classes, p, p) inverse covariances.
 
     Returns:
-        (n,) float64; +inf for a class that had no training rows.
+        (n,) float64.
     """
-    scores = np.full(len(features), np.inf)
+    scores = np.zeros(len(features))
     for c in range(len(means)):
         rows = predictions == c
         delta = features[rows] - means[c]

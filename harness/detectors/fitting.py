@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.core.errors import ConfigurationError, DataError, MissingFileError
-from harness.core.files import atomic_writer, cache_folder, hash_json, read_json, write_json
+from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError
+from harness.core.files import atomic_writer, cache_folder, hash_file, hash_json, read_json, write_json
 from harness.core.runs import versions
 from harness.detectors.base import Detector
 from harness.detectors.registry import DETECTORS
@@ -26,13 +26,14 @@ DETECTOR_FILE, STATE_FILE = "detector.json", "state.safetensors"
 _FORMAT = 1
 
 
-def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any]) -> Detector:
+def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], seed: int = 0) -> Detector:
     """An unfitted detector for a victim.
 
     Args:
         name: A name in the registry.
         victim: Its layers are what `layer` counts.
-        parameters: Constructor arguments; those the detector does not take are left out where they are None.
+        parameters: Constructor arguments; None means the detector's own default.
+        seed: Seed of a detector that draws.
 
     Raises:
         UnknownNameError: There is no such detector.
@@ -47,6 +48,8 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any]) -> 
             f"the detector {name!r} takes no {foreign[0]}.",
             f"It takes: {', '.join(sorted(known)) or 'nothing'}.",
         )
+    if "seed" in known:
+        given["seed"] = seed
     if "layer" in known:
         given["layer"] = victim.layer(given.get("layer", -1))
     return kind(**given)
@@ -64,7 +67,7 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
         seed: Seed of the draw of training rows.
 
     Returns:
-        How many of the texts that were read are longer than the victim takes, and so were cut.
+        How many of the training texts that were read are longer than the victim takes, and so were cut.
 
     Raises:
         DataError: Training texts are needed and missing, or too few.
@@ -79,14 +82,17 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
         )
     victim.check_labels(train.labels, train.name)
     unfitted = []
+    truncated = 0
     for detector in waiting:
         folder = _cache_folder(detector, victim, train, seed)
-        if (folder / DETECTOR_FILE).exists():
-            detector.restore(_read_state(folder))
-        else:
+        facts = _cached(folder)
+        if facts is None:
             unfitted.append((detector, folder))
+        else:
+            detector.restore(_read_state(folder))
+            truncated = max(truncated, int(facts["truncated"]))
     if not unfitted:
-        return 0
+        return truncated
     draws = [_draw(len(train), detector.fit_rows, seed) for detector, _ in unfitted]
     needed = np.unique(np.concatenate(draws))
     layers = sorted({victim.layer(layer) for detector, _ in unfitted for layer in detector.layers})
@@ -94,8 +100,8 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
     for (detector, folder), drawn in zip(unfitted, draws, strict=True):
         rows = np.searchsorted(needed, drawn)
         detector.fit(reading.outputs.take(rows), train.labels[drawn])
-        save_detector(folder, detector, {})
-    return reading.outputs.truncated
+        save_detector(folder, detector, {"truncated": reading.outputs.truncated})
+    return max(truncated, reading.outputs.truncated)
 
 
 def score(detector: Detector, outputs: VictimOutputs) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -124,6 +130,7 @@ def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) ->
             "detector": detector.info.name,
             "parameters": detector.parameters(),
             "versions": versions(),
+            "state_sha256": hash_file(folder / STATE_FILE),
             **facts,
         },
     )
@@ -149,17 +156,29 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
         detector = DETECTORS.get(facts["detector"])(**facts["parameters"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / DETECTOR_FILE} is damaged: {error}.", "Fit the detector again.") from error
+    if not _state_holds(folder, facts):
+        raise DataError(f"{folder / STATE_FILE} is missing or damaged.", "Fit the detector again.")
     return detector.restore(_read_state(folder)), facts
 
 
+def _state_holds(folder: Path, facts: Mapping[str, Any]) -> bool:
+    path = folder / STATE_FILE
+    return path.is_file() and hash_file(path) == facts.get("state_sha256")
+
+
 def _read_state(folder: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    return dict(load_file(folder / STATE_FILE))
+
+
+def _cached(folder: Path) -> dict[str, Any] | None:
+    """The facts of a fit in the cache; None where there is none that can be trusted."""
     try:
-        return dict(load_file(folder / STATE_FILE))
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{folder / STATE_FILE} is missing or damaged.", "Fit the detector again.") from error
+        facts = dict(read_json(folder / DETECTOR_FILE))
+    except (HarnessError, TypeError, ValueError):
+        return None
+    return facts if _state_holds(folder, facts) else None
 
 
 def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, seed: int) -> Path:

@@ -38,11 +38,11 @@ class MLE(FeatureDetector):
         forwards_per_text=1,
     )
 
-    def _fit(self, features: Floats, labels: Labels) -> Arrays:
+    def _fit(self, features: Floats, labels: Labels, classes: int) -> Arrays:
         from sklearn.covariance import EmpiricalCovariance
 
-        classes = rows_of_class(labels, features.shape[1] + 1, self.info.title)
-        fits = [EmpiricalCovariance().fit(features[rows]) for rows in classes]
+        class_rows = rows_of_class(labels, classes, features.shape[1] + 1, self.info.title)
+        fits = [EmpiricalCovariance().fit(features[rows]) for rows in class_rows]
         return {
             "means": np.stack([fit.location_ for fit in fits]),
             "precisions": np.stack([fit.precision_ for fit in fits]),

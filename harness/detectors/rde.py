@@ -73,7 +73,7 @@ class RDEEmpirical(FeatureDetector):
         super().restore(arrays)
         return self
 
-    def _fit(self, features: Floats, labels: Labels) -> Arrays:
+    def _fit(self, features: Floats, labels: Labels, classes: int) -> Arrays:
         from sklearn.decomposition import KernelPCA
 
         if len(features) <= self.components:
@@ -82,7 +82,7 @@ class RDEEmpirical(FeatureDetector):
                 f"and {self.components} components.",
                 "Give it more training texts, or lower --components.",
             )
-        classes = rows_of_class(labels, self.components + 1, self.info.title)
+        class_rows = rows_of_class(labels, classes, self.components + 1, self.info.title)
         # ARPACK finds the leading components alone, to the same precision and several times faster than the full
         # decomposition; it needs far fewer components than rows.
         solver = "arpack" if len(features) > 10 * self.components else "dense"
@@ -100,7 +100,7 @@ class RDEEmpirical(FeatureDetector):
             "kernel_grand_mean": np.array([grand_mean]),
         }
         reduced = self._reduce(features)
-        estimates = [self._estimate(reduced[rows]) for rows in classes]
+        estimates = [self._estimate(reduced[rows]) for rows in class_rows]
         return {
             **self._arrays,
             "means": np.stack([mean for mean, _ in estimates]),

@@ -11,9 +11,12 @@ from harness.core.errors import ConfigurationError, DataError, VictimError
 from harness.core.files import hash_file
 from harness.core.runs import read_run
 from harness.text.adversarial import ROWS_FILE, AdversarialRow, read_rows
-from harness.text.datasets import TextDataset
+from harness.text.datasets import TextDataset, source_key
 from harness.text.sources import load_from_pointer
 from harness.text.victims import Victim
+
+# A few texts stand in both splits of published datasets; more means that train and test are one.
+_LARGEST_LEAK = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,14 @@ def load_attack(
         folder: A run folder of `attack run` or `attack import`.
         victim: A victim to use instead of the one the run remembers; needed for an imported log.
         dataset: A dataset pointer to use instead of the run's; needed for an imported log.
-        needs_training_texts: Whether a detector will be fitted.
+        needs_training_texts: Whether a detector will be fitted; they are loaded wherever the run says where from.
         dtype: The victim's arithmetic.
         max_length: Tokens a text may have; by default as in the attack.
 
     Raises:
         VictimError: The victim is not the one that was attacked.
         ConfigurationError: The run does not say where victim or dataset are.
-        DataError: Rows of several recipes or datasets in one folder.
+        DataError: Rows of several recipes or datasets in one folder, or attacked texts that are training texts.
     """
     config, manifest = read_run(folder, "attack")
     rows = read_rows(folder)
@@ -93,12 +96,18 @@ def load_attack(
             "Evaluate on the attacked victim, or attack this one.",
         )
     pointer = dataset or sources.get("dataset")
-    train = None
-    if needs_training_texts:
-        if pointer is None:
-            raise ConfigurationError(
-                f"{folder} does not say which dataset was attacked: it is an imported log.",
-                "Pass --dataset, whose train split the detectors are fitted on.",
+    if pointer is None and needs_training_texts:
+        raise ConfigurationError(
+            f"{folder} does not say which dataset was attacked: it is an imported log.",
+            "Pass --dataset, whose train split the detectors are fitted on.",
+        )
+    train = load_from_pointer(pointer, "train") if pointer is not None else None
+    if train is not None:
+        seen = {source_key(text) for text in train.texts}
+        leaked = sum(source_key(row.original_text) in seen for row in rows)
+        if leaked > _LARGEST_LEAK * len(rows):
+            raise DataError(
+                f"{leaked} of the {len(rows)} attacked texts of {folder} are training texts of {train.name!r}.",
+                "Attack a split that victim and detectors were not trained on.",
             )
-        train = load_from_pointer(pointer, "train")
     return EvaluatedAttack(Path(folder), rows, hash_file(Path(folder) / ROWS_FILE), model, train)

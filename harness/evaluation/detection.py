@@ -97,15 +97,13 @@ class AttackResult:
         attack: The attack.
         detectors: One result a detector, in the order asked for.
         stale: Adversarial texts that the loaded victim classifies right.
-        texts: How many test texts were read.
-        truncated: How many of them are longer than the victim takes.
+        truncation: What has to be said of texts that are longer than the victim takes.
     """
 
     attack: EvaluatedAttack
     detectors: list[DetectorResult]
     stale: int
-    texts: int
-    truncated: int
+    truncation: list[str]
 
 
 def evaluate_attack(
@@ -131,21 +129,34 @@ def evaluate_attack(
         VictimError: The loaded victim does not reproduce the attack.
     """
     samples, protocol = _draw_samples(attack, settings)
-    fitted, train_rows = _fit(attack, detectors, parameters, settings, fitted_folders or {})
+    fitted = _fit(attack, detectors, parameters, settings, fitted_folders or {})
     victim = attack.victim
-    layers = sorted({victim.layer(layer) for detector in fitted for layer in detector.layers})
+    layers = sorted({victim.layer(layer) for detector, _ in fitted.detectors for layer in detector.layers})
     originals, perturbed = _needed(samples)
     texts = [attack.rows[i].original_text for i in originals] + [attack.rows[i].perturbed_text for i in perturbed]
     reading = read_texts(victim, texts, layers, what="reading test texts")
     stale = _count_stale(attack, perturbed, reading.outputs.predictions[len(originals) :])
     results = []
-    with Progress("scoring and bootstrap", total=len(fitted), unit="detector") as bar:
-        for detector in fitted:
+    with Progress("scoring and bootstrap", total=len(fitted.detectors), unit="detector") as bar:
+        for detector, fit in fitted.detectors:
             scored = _score_samples(attack, samples, detector, reading, originals, perturbed)
-            facts = _facts(attack, detector, settings, protocol, train_rows, stale)
+            facts = _facts(attack, detector, fit, settings, protocol, stale)
             results.append(_measure(attack, detector, scored, settings, run, facts))
             bar.advance()
-    return AttackResult(attack, results, stale, len(texts), reading.outputs.truncated)
+    notes = [
+        f"Test: {victim.truncation_note(reading.outputs.truncated, len(texts))}" if reading.outputs.truncated else "",
+        f"Training: {victim.truncation_note(fitted.truncated, fitted.texts)}" if fitted.truncated else "",
+    ]
+    return AttackResult(attack, results, stale, [note for note in notes if note])
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Detectors with what their rows say of their fit; training texts offered to them, and how many were cut."""
+
+    detectors: list[tuple[Detector, dict[str, Any]]]
+    texts: int
+    truncated: int
 
 
 @dataclass(frozen=True)
@@ -174,26 +185,42 @@ def _fit(
     parameters: Mapping[str, Any],
     settings: EvaluationSettings,
     folders: Mapping[str, Any],
-) -> tuple[list[Detector], int]:
-    detectors: list[Detector] = []
+) -> _Fitted:
+    train = None if attack.train is None else attack.train.sample(settings.train_limit, settings.fit_seed)
+    offered = 0 if train is None else len(train)
+    detectors: list[tuple[Detector, dict[str, Any]]] = []
     fresh: list[Detector] = []
     for name in names:
         if name in folders:
-            detector, facts = load_detector(folders[name])
-            if facts.get("victim_hash") != attack.victim.hash:
-                raise VictimError(
-                    f"the detector in {folders[name]} was fitted on another victim.",
-                    "Fit one on this victim.",
-                )
+            detector, known = load_detector(folders[name])
+            _check_fitted(folders[name], known, attack)
+            rows, fit_hash, seed = known["train_rows"], known["dataset_hash"], known["seed"]
         else:
-            detector = build_detector(name, attack.victim, _accepted(name, parameters))
+            detector = build_detector(name, attack.victim, _accepted(name, parameters), settings.fit_seed)
             fresh.append(detector)
-        detectors.append(detector)
-    train = attack.train
-    if train is not None:
-        train = train.sample(settings.train_limit, settings.fit_seed)
-    fit_detectors(fresh, attack.victim, train, settings.fit_seed)
-    return detectors, len(train) if train is not None else 0
+            rows, fit_hash, seed = offered, None if train is None else train.hash, settings.fit_seed
+        facts = {
+            "train_rows_offered": rows,
+            "train_rows_seen": rows if detector.fit_rows is None else min(rows, detector.fit_rows),
+            "train_hash": fit_hash if detector.fit_rows != 0 else None,
+            "fit_seed": seed,
+        }
+        detectors.append((detector, facts))
+    truncated = fit_detectors(fresh, attack.victim, train, settings.fit_seed)
+    return _Fitted(detectors, offered, truncated)
+
+
+def _check_fitted(folder: Any, facts: Mapping[str, Any], attack: EvaluatedAttack) -> None:
+    """Refuse a fitted detector that read another victim, or read it otherwise."""
+    if facts.get("victim_hash") != attack.victim.hash:
+        raise VictimError(f"the detector in {folder} was fitted on another victim.", "Fit one on this victim.")
+    for name in ("max_length", "dtype"):
+        if facts.get(name) != getattr(attack.victim, name):
+            raise VictimError(
+                f"the detector in {folder} was fitted with {name} {facts.get(name)}, this evaluation reads with "
+                f"{getattr(attack.victim, name)}.",
+                f"Evaluate with --{name.replace('_', '-')} {facts.get(name)}, or fit again.",
+            )
 
 
 def _accepted(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,15 +283,16 @@ def _score_samples(
     of_original = _lookup(originals, scores[: len(originals)])
     of_perturbed = _lookup(perturbed, scores[len(originals) :])
     keys = [source_key(row.original_text) for row in attack.rows]
+    trained = set() if attack.train is None else {source_key(text) for text in attack.train.texts}
     seeds = []
     for sample in samples:
         positions = np.concatenate([sample.clean, sample.adversarial])
         adversarial = np.arange(len(positions)) >= len(sample.clean)
         sources = np.array([keys[i] for i in positions])
         rows, source = _calibration_rows(sample)
-        # A text that occurs twice may be in both parts: it does not calibrate then.
-        scored_sources = set(sources.tolist())
-        rows = np.array([i for i in rows if keys[i] not in scored_sources], dtype=np.int64)
+        # A text that occurs twice may be scored, or trained on, as well: it does not calibrate then.
+        known = trained | set(sources.tolist())
+        rows = np.array([i for i in rows if keys[i] not in known], dtype=np.int64)
         seeds.append(
             SeedScores(
                 sample,
@@ -375,13 +403,12 @@ def _finite(value: float) -> float | None:
 def _facts(
     attack: EvaluatedAttack,
     detector: Detector,
+    fit: dict[str, Any],
     settings: EvaluationSettings,
     sampling: dict[str, Any],
-    train_rows: int,
     stale: int,
 ) -> dict[str, Any]:
     """The whole protocol, as every row keeps it."""
-    train = attack.train
     return {
         "attack": attack.facts(),
         "victim": {
@@ -393,10 +420,7 @@ def _facts(
         "detector": {
             **{k: v for k, v in asdict(detector.info).items() if k in ("title", "paper", "needs_adversarial_labels")},
             "parameters": detector.parameters(),
-            "train_rows_seen": train_rows if detector.fit_rows is None else min(train_rows, detector.fit_rows),
-            "train_rows_offered": train_rows,
-            "train_hash": train.hash if train is not None and detector.fit_rows != 0 else None,
-            "fit_seed": settings.fit_seed,
+            **fit,
         },
         "sampling": {"rule": "Yoo et al., Findings of ACL 2022", **sampling},
         "intervals": {

@@ -168,8 +168,8 @@ def _write_scores(path: Path, results: Sequence[AttackResult]) -> None:
 def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
     first = result.detectors[0].rows
     seeds = ", ".join(str(row["seed"]) for row in first)
-    spread = {(row["n_adversarial"], row["n_clean"], row["n_calibration"]) for row in first}
-    counts = "; ".join(f"{a} adversarial, {c} clean, {k} held out" for a, c, k in sorted(spread))
+    spread = dict.fromkeys((row["n_adversarial"], row["n_clean"], row["n_calibration"]) for row in first)
+    counts = "; ".join(f"{a} adversarial, {c} clean, {k} held out" for a, c, k in spread)
     attack = result.attack
     title = (
         f"{attack.recipe} on {attack.dataset}, victim {attack.victim.name}, {settings.scenario.upper()}, "
@@ -185,8 +185,7 @@ def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
         notes.append(f"held-out thresholds come from {source}: the published split has no validation rows.")
     if result.stale:
         notes.append(f"{result.stale} adversarial texts are classified right by the loaded victim (rounding).")
-    if result.truncated:
-        notes.append(attack.victim.truncation_note(result.truncated, result.texts))
+    notes += result.truncation
     rows = [
         {"detector": detector.title, "metrics": detector.mean, "cost": detector.cost} for detector in result.detectors
     ]

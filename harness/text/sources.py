@@ -14,7 +14,7 @@ from harness.text.datasets import DATASETS, TextDataset, load_dataset
 
 def dataset_pointer(spec: str, text_column: str | None, label_column: str | None) -> dict[str, Any]:
     """What `load_from_pointer` needs to load another split of a dataset."""
-    absolute = spec if spec in DATASETS else str(Path(spec).resolve())
+    absolute = spec if spec in DATASETS else str(Path(spec).expanduser().resolve())
     return {"spec": absolute, "text_column": text_column, "label_column": label_column}
 
 
@@ -30,4 +30,5 @@ def load_from_pointer(pointer: dict[str, Any], split: str) -> TextDataset:
 
 def victim_pointer(spec: str) -> str:
     """A victim's hub id, or its folder as an absolute path."""
-    return str(Path(spec).resolve()) if Path(spec).is_dir() else spec
+    folder = Path(spec).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,9 +133,11 @@ def train_victim(encoder: str, data: TrainingData, settings: TrainingSettings, r
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 bar.advance(note=f"loss {loss.item():.3f}")
-    with disk_errors(run.folder):
-        model.eval().save_pretrained(run.folder, safe_serialization=True)
-        tokenizer.save_pretrained(run.folder)
+    with disk_errors(run.folder), tempfile.TemporaryDirectory(dir=run.folder, prefix=".saving-") as staged:
+        model.eval().save_pretrained(staged, safe_serialization=True)
+        tokenizer.save_pretrained(staged)
+        for file in Path(staged).iterdir():
+            file.replace(run.path(file.name))
     victim = Victim(run.folder.name, model, tokenizer)
     outputs = victim.read(data.heldout.texts)
     correct = int((outputs.predictions == data.heldout.labels).sum())

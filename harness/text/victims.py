@@ -89,11 +89,7 @@ class Victim:
         import torch
 
         self._read_class = class_representation(model.config.model_type)
-        if model.config.num_labels < 2:
-            raise VictimError(
-                f"the victim {name!r} has {model.config.num_labels} label: it is a regressor, not a classifier.",
-                "Use a classifier with at least two labels.",
-            )
+        _check_classifier(name, model.config)
         if not tokenizer.is_fast:
             raise VictimError(
                 f"the victim {name!r} has only a slow tokenizer.", "Save a tokenizer.json beside the model."
@@ -133,9 +129,9 @@ class Victim:
             raise VictimError("no victim was named.", "Give a folder, a hub id, or `embedded`.")
         if spec in VICTIMS:
             return cls._from_pretrained(str(VICTIMS.get(spec)()), spec, **options)
-        path = Path(spec)
+        path = Path(spec).expanduser()
         if path.is_dir():
-            return cls._from_pretrained(spec, path.resolve().name, **options)
+            return cls._from_pretrained(str(path), path.resolve().name, **options)
         if looks_like_path(spec):
             raise MissingFileError(f"there is no victim folder {spec}.", "Train one: harness victim train --out DIR.")
         return cls._from_pretrained(spec, spec, **options)
@@ -151,6 +147,7 @@ class Victim:
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             class_representation(config.model_type)
+            _check_classifier(name, config)
             if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
                 raise VictimError(
                     f"the folder {source} holds no tokenizer ({' or '.join(_TOKENIZER_FILES)}).",
@@ -189,12 +186,20 @@ class Victim:
         return [str(names[index]) for index in range(self.num_labels)]
 
     def check_labels(self, labels: NDArray[np.int64], dataset: str) -> None:
-        """Refuse labels that this victim cannot predict.
+        """Refuse labels of a whole split that are not this victim's classes.
+
+        Data of one class alone is taken: it may be a part of something larger.
 
         Raises:
-            VictimError: A label is outside 0..num_labels-1, or the data has more classes than the victim.
+            VictimError: A label that the victim cannot predict, or classes of the victim that the data lacks.
         """
         highest = int(labels.max()) if len(labels) else -1
+        if 0 < highest < self.num_labels - 1:
+            raise VictimError(
+                f"the labels of {dataset!r} don't match the victim: the data has labels 0 to {highest}, "
+                f"the victim {self.name!r} knows 0 to {self.num_labels - 1}.",
+                "Use the dataset that the victim was trained on, or train a victim on this one.",
+            )
         if highest >= self.num_labels:
             raise VictimError(
                 f"the labels of {dataset!r} don't match the victim: the data has label {highest}, "
@@ -266,6 +271,14 @@ class Victim:
         self.device_seconds += time.perf_counter() - started
         self.forwards += len(texts)
         return VictimOutputs(probabilities, features, truncated)
+
+
+def _check_classifier(name: str, config: Any) -> None:
+    if config.num_labels < 2:
+        raise VictimError(
+            f"the victim {name!r} has {config.num_labels} label: it is a regressor, not a classifier.",
+            "Use a classifier with at least two labels.",
+        )
 
 
 def looks_like_path(spec: str) -> bool:

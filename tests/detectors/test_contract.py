@@ -96,6 +96,32 @@ def test_a_second_fit_comes_from_the_cache(fitted, tiny_victim, train):
             np.testing.assert_array_equal(values, detector.arrays()[key])
 
 
+def test_a_damaged_fit_in_the_cache_is_fitted_again(tiny_victim, train, tmp_path, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path))
+    first, second = build(tiny_victim, "mle"), build(tiny_victim, "mle")
+    fit_detectors([first], tiny_victim, train)
+    (state,) = (tmp_path / "detectors").rglob("state.safetensors")
+    data = bytearray(state.read_bytes())
+    data[-5] ^= 1
+    state.write_bytes(data)
+    fit_detectors([second], tiny_victim, train)
+    np.testing.assert_array_equal(first.arrays()["precisions"], second.arrays()["precisions"])
+    state.write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        load_detector(state.parent)
+
+
+def test_a_seed_reaches_the_detectors_that_draw(tiny_victim):
+    assert build_detector("rde", tiny_victim, {}, seed=7).parameters()["seed"] == 7
+    assert "seed" not in build_detector("mle", tiny_victim, {}, seed=7).parameters()
+
+
+def test_a_class_of_the_victim_without_training_texts_is_refused(tiny_victim, train):
+    one = train.take(np.flatnonzero(train.labels == 0))
+    with pytest.raises(DataError, match="class 1 has 0"):
+        fit_detectors([build(tiny_victim, "rde-empirical")], tiny_victim, one)
+
+
 def test_another_seed_or_parameter_is_another_fit(tiny_victim, train):
     first, second, third = build(tiny_victim, "rde"), build(tiny_victim, "rde", components=4), build(tiny_victim, "rde")
     fit_detectors([first, second], tiny_victim, train)

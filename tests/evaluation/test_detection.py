@@ -1,7 +1,6 @@
 """An evaluation from attack folder to result rows, on a tiny victim and made-up attacks."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pandas as pd
@@ -193,16 +192,50 @@ def test_the_same_work_gives_the_same_ids_and_one_file_a_row(attacked, tmp_path)
 def test_a_fitted_folder_scores_as_the_same_fit_by_name(attacked, folders, tmp_path):
     victim_folder, data, _ = folders
     victim = Victim.load(str(victim_folder))
+    train = load_dataset(str(data), "train")
     detector = build_detector("mle", victim, {})
-    fit_detectors([detector], victim, load_dataset(str(data), "train"))
-    save_detector(tmp_path / "mle", detector, {"victim_hash": victim.hash})
+    fit_detectors([detector], victim, train)
+    facts = {
+        "victim_hash": victim.hash,
+        "max_length": victim.max_length,
+        "dtype": victim.dtype,
+        "train_rows": len(train),
+        "dataset_hash": train.hash,
+        "seed": 0,
+    }
+    save_detector(tmp_path / "mle", detector, facts)
     by_name = run_evaluation(request(attacked, detectors=("mle",)), tmp_path / "a")
     by_folder = run_evaluation(request(attacked, detectors=(str(tmp_path / "mle"),)), tmp_path / "b")
     assert [r["metrics"] for r in by_name.rows] == [r["metrics"] for r in by_folder.rows]
-    facts = json.loads((tmp_path / "mle" / "detector.json").read_text())
-    (tmp_path / "mle" / "detector.json").write_text(json.dumps({**facts, "victim_hash": "another"}))
-    with pytest.raises(VictimError, match="another victim"):
-        run_evaluation(request(attacked, detectors=(str(tmp_path / "mle"),)), tmp_path / "c")
+    assert [r["protocol"]["detector"] for r in by_name.rows] == [r["protocol"]["detector"] for r in by_folder.rows]
+    assert by_folder.rows[0]["protocol"]["detector"]["train_rows_seen"] == len(train)
+    for change, message in (({"victim_hash": "another"}, "another victim"), ({"max_length": 7}, "max_length 7")):
+        save_detector(tmp_path / "mle", detector, {**facts, **change})
+        with pytest.raises(VictimError, match=message):
+            run_evaluation(request(attacked, detectors=(str(tmp_path / "mle"),)), tmp_path / "c")
+
+
+def test_attacked_training_texts_are_refused(folders, tmp_path):
+    train = load_dataset(str(folders[1]), "train").texts
+
+    def leak(rows):
+        return [dataclasses.replace(row, original_text=train[i]) if i % 4 == 0 else row for i, row in enumerate(rows)]
+
+    with pytest.raises(DataError, match=r"100 of the 400 attacked texts .* are training texts"):
+        run_evaluation(request(folders[2]("leaky", change=leak)), tmp_path / "out")
+
+
+def test_a_training_text_does_not_calibrate(folders, tmp_path):
+    train = load_dataset(str(folders[1]), "train").texts
+    few = range(0, 400, 20)
+
+    def leak(rows):
+        return [dataclasses.replace(row, original_text=train[i]) if i in few else row for i, row in enumerate(rows)]
+
+    folder = folders[2]("leaky-a-little", change=leak)
+    row = run_evaluation(request(folder, detectors=("msp",), seeds=(0,)), tmp_path / "out").rows[0]
+    drawn = draw_sample([r.result for r in read_rows(folder)], "s1", 0)
+    assert row["n_calibration"] == len([i for i in drawn.validation if i not in few]) < len(drawn.validation)
 
 
 def test_another_victim_is_refused(attacked, tiny_victim_folder, tmp_path):

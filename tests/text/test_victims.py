@@ -361,3 +361,12 @@ def test_slow_tokenizer_is_refused(tiny_victim: Victim, tiny_victim_folder: Fold
     slow = BertTokenizer(str(tiny_victim_folder("bert") / "vocab.txt"))
     with pytest.raises(VictimError, match="slow tokenizer"):
         Victim("slow", tiny_victim.model, slow, device="cpu")
+
+
+def test_labels_of_another_number_of_classes_are_refused(tiny_victim_folder: Any) -> None:
+    four = Victim.load(str(tiny_victim_folder("bert", num_labels=4)))
+    four.check_labels(np.array([0, 3, 1]), "news")
+    four.check_labels(np.zeros(3, dtype=np.int64), "a part of it")
+    for labels, message in ((np.array([0, 1]), "labels 0 to 1"), (np.array([0, 4]), "label 4")):
+        with pytest.raises(VictimError, match=message):
+            four.check_labels(labels, "reviews")
