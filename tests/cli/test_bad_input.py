@@ -308,8 +308,16 @@ CASES: dict[str, Case] = {
         "is not finished",
         "attack run` command again",
     ),
-    "no run folder": (lambda g: g.evaluate(g.folder), "is not a run folder", ""),
-    "nothing there": (lambda g: g.evaluate(g.folder / "no"), "is not a run folder", ""),
+    "no run folder": (
+        lambda g: g.evaluate(g.folder),
+        "is not a run folder",
+        "Give a folder that `harness attack` made.",
+    ),
+    "nothing there": (
+        lambda g: g.evaluate(g.folder / "no"),
+        "is not a run folder",
+        "Give a folder that `harness attack` made.",
+    ),
     "another command's run": (lambda g: g.evaluate(g.rde), "made by `harness detect fit`, not by `harness attack`", ""),
     "imported, no victim": (lambda g: g.evaluate(g.imported), "does not say which victim", "Pass --victim"),
     "imported, no dataset": (
