@@ -81,8 +81,9 @@ def detect(
     if leaderboard is not None:
         from harness.leaderboard.board import add
 
-        for path in add(leaderboard, outcome.rows):
-            typer.echo(f"leaderboard: {path}")
+        csv_file, page = add(leaderboard, outcome.rows)
+        typer.echo(f"leaderboard: {csv_file}")
+        typer.echo(f"page: {page}")
 
 
 @app.command()
