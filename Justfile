@@ -52,6 +52,13 @@ bench: setup
     {{ python }} benchmarks/attack_speed.py
     {{ python }} benchmarks/rde_fit.py
 
+# Measure training steps, k-NN and layer reading, against the bare model, lightly and faiss.
+bench-ssl: setup
+    .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+    {{ python }} benchmarks/ssl_speed.py
+    {{ python }} benchmarks/knn_speed.py
+    {{ python }} benchmarks/layer_reading.py
+
 # Make the shipped word resources again from an NLTK data folder.
 resources nltk_data: setup
     {{ python }} attacks/make_resources.py --nltk-data {{ nltk_data }}

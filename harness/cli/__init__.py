@@ -13,19 +13,18 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import attack, detect, evaluate, options, victim
+from harness.cli import attack, detect, evaluate, options, self_supervised, victim
 from harness.cli.listing import list_names
 from harness.core.errors import EXIT_CODE, HarnessError
 
 _INTERRUPTED = 130
 
-app = options.verb(
-    "Is this text adversarial, and how good is each layer? Attack classifiers, fit detectors, compare them."
-)
+app = options.verb("Is this text adversarial, and how good is each layer? Attack, detect, train encoders, compare.")
 app.add_typer(victim.app, name="victim")
 app.add_typer(attack.app, name="attack")
 app.add_typer(detect.app, name="detect")
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(self_supervised.app, name="ssl")
 app.command("list")(list_names)
 
 

@@ -1,4 +1,4 @@
-"""`harness eval`: compare detectors on attacks."""
+"""`harness eval`: compare detectors on attacks, and read every layer of an encoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from harness.cli import options
 
-app = options.verb("Compare detectors on attacks in one protocol.")
+app = options.verb("Compare detectors on attacks, or read every layer of an encoder, in one protocol.")
 
 Attacks = Annotated[list[Path], typer.Option("--attacks", help="Run folders of attacks.")]
 ScenarioName = Annotated[str, typer.Option(help="s1 (disjoint sources, 1:1) or s2 (paired, unbalanced).")]
@@ -117,6 +117,86 @@ def sample(
             )
 
 
+@app.command()
+def ssl(
+    encoder: Annotated[
+        str,
+        typer.Option(help="A run folder of `harness ssl train`, timm:NAME, a hub id, or a folder of a model."),
+    ],
+    data: Annotated[str, typer.Option("--data", help="A dataset of images, or of texts for a text encoder.")],
+    layers: Annotated[str, typer.Option(help="all, or numbers such as 1,6,12 or -1 (the last).")] = "all",
+    protocol: Annotated[str, typer.Option(help="Among knn, linear and fewshot, separated by commas.")] = (
+        "knn,linear,fewshot"
+    ),
+    poolings: Annotated[
+        str | None, typer.Option(help="Among cls, avg and cls-last4; by default all that the encoder has.")
+    ] = None,
+    transfer: Annotated[
+        list[str] | None, typer.Option("--transfer", help="Further datasets to read the same encoder on.")
+    ] = None,
+    train_limit: Annotated[int | None, typer.Option(min=2, help="Training items; by default all.")] = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Test items; by default all.")] = None,
+    seed: options.Seed = 0,
+    image_size: Annotated[int | None, typer.Option(min=1, help="Pixels a side; by default the encoder's.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items in one forward.")] = 128,
+    dtype: options.Dtype = "fp32",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Random weights by --seed, for timm:NAME.")] = False,
+    leaderboard: Annotated[Path | None, typer.Option(help="A leaderboard folder to add the rows to.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; by default runs/eval-ssl-ID.")] = None,
+    probe_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the linear probes.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens a text may have.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images, where it is not `image`.")] = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+) -> None:
+    """Read every layer with k-NN, linear probes and few-shot, from one pass over the data."""
+    from harness.cli.layer_inputs import DataRequest, load_layer_data, open_layer_reader
+    from harness.cli.tables import print_layers
+    from harness.core.errors import ConfigurationError
+    from sdssl.evaluate import ReadingSettings, resolve_protocols
+    from sdssl.evaluation_run import run_evaluation
+    from sdssl.layer_reading import resolve_layers, resolve_poolings
+    from sdssl.probes import ProbeSettings
+
+    protocols = resolve_protocols(protocol)
+    specs = [data, *(transfer or [])]
+    if len(set(specs)) < len(specs):
+        raise ConfigurationError("a dataset is named twice.", "Name each dataset once.")
+    request = DataRequest(train_limit, test_limit, seed, image_column, text_column, label_column)
+    datasets = [load_layer_data(spec, request) for spec in specs]
+    reader = open_layer_reader(
+        encoder,
+        datasets[0].unit,
+        image_size=image_size,
+        batch_size=batch_size,
+        dtype=dtype,
+        device=device,
+        untrained=untrained,
+        seed=seed,
+        max_length=max_length,
+    )
+    probe = ProbeSettings(seed=seed) if probe_epochs is None else ProbeSettings(seed=seed, epochs=probe_epochs)
+    settings = ReadingSettings(
+        layers=tuple(resolve_layers(layers, reader.num_layers, reader.name)),
+        protocols=protocols,
+        poolings=tuple(resolve_poolings(poolings, reader)),
+        probe=probe,
+        seed=seed,
+    )
+    found = run_evaluation(reader, datasets, settings, out, device=str(reader.device))
+    for row, notes in zip(found.rows, found.notes, strict=True):
+        print_layers(row)
+        for note in notes:
+            typer.echo(note)
+    typer.echo(f"run folder: {found.folder}")
+    if leaderboard is not None:
+        from harness.leaderboard.board import add
+
+        for path in add(leaderboard, found.rows):
+            typer.echo(f"leaderboard: {path}")
+
+
 def spread(arguments: list[str]) -> list[str]:
     """Let `eval`'s list options take several values: `--detector rde msp` is `--detector rde --detector msp`."""
     if arguments[:1] != ["eval"]:
@@ -125,7 +205,7 @@ def spread(arguments: list[str]) -> list[str]:
     found: list[str] = []
     for argument in arguments:
         if argument.startswith("-"):
-            spreading = argument if argument in ("--attacks", "--detector") else ""
+            spreading = argument if argument in ("--attacks", "--detector", "--transfer") else ""
         elif spreading and found[-1] != spreading:
             found.append(spreading)
         found.append(argument)

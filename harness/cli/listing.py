@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from harness.core.errors import UnknownNameError
 
-KINDS = ("attacks", "datasets", "detectors")
+# The registries, loaded when they are asked for.
+_REGISTRIES = {
+    "attacks": ("textadv.recipes", "RECIPES"),
+    "datasets": ("harness.text.datasets", "DATASETS"),
+    "detectors": ("harness.detectors.registry", "DETECTORS"),
+    "images": ("sdssl.images", "IMAGE_DATASETS"),
+    "objectives": ("sdssl.objectives.base", "OBJECTIVES"),
+}
+KINDS = tuple(_REGISTRIES)
 
 
 def list_names(kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")]) -> None:
-    """List attacks, datasets or detectors with a line on each."""
+    """List what goes by a name, with a line on each."""
     from harness.core.registry import Entry
 
-    entries: list[Entry]
-    if kind == "attacks":
-        from textadv.recipes import RECIPES
-
-        entries = list(RECIPES)
-    elif kind == "datasets":
-        from harness.text.datasets import DATASETS
-
-        entries = list(DATASETS)
-    elif kind == "detectors":
-        from harness.detectors.registry import DETECTORS
-
-        entries = list(DETECTORS)
-    else:
+    if kind not in _REGISTRIES:
         raise UnknownNameError("list", kind, KINDS)
+    module, name = _REGISTRIES[kind]
+    registry: Iterable[Entry] = getattr(importlib.import_module(module), name)
+    entries = list(registry)
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         typer.echo(f"{entry.name:<{width}}  {entry.summary}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from harness.core.errors import ConfigurationError
 
 
 def verb(description: str) -> typer.Typer:
@@ -30,3 +33,35 @@ Out = Annotated[Path, typer.Option("--out", help="The run folder to make, or to 
 Dtype = Annotated[str, typer.Option(help="fp32, or bf16 where the hardware has it.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a text may have; by default what the victim takes.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward of the victim.")]
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Different whole numbers separated by commas.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    # `isdigit` alone also takes digits that `int` does not read, such as superscripts.
+    found = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
+    if len(set(found)) < len(parts):
+        raise ConfigurationError(
+            f"{option} {text!r} is not a list of different numbers.", "Give whole numbers such as 0,1,2."
+        )
+    return found
+
+
+def seconds(option: str, text: str) -> float:
+    """A time span such as 90s, 50m or 3h, in seconds.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        span = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        span = -1.0
+    if not 0 < span < math.inf:
+        raise ConfigurationError(f"{option} {text!r} is no time span.", "Give a number with s, m or h, such as 50m.")
+    return span

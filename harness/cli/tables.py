@@ -87,6 +87,55 @@ def print_detectors(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     console().print(table)
 
 
+def print_layers(row: Mapping[str, Any]) -> None:
+    """Print an encoder's readings: a line a layer, a column a protocol, a table a pooling, in percent.
+
+    Args:
+        row: A row of the board "ssl".
+    """
+    names = list(dict.fromkeys(entry["protocol"] for entry in row["readings"]))
+    poolings = list(dict.fromkeys(entry["pooling"] for entry in row["readings"]))
+    found = {(e["protocol"], e["layer"], e["pooling"]): e["top1"] for e in row["readings"]}
+    flops = {entry["layer"]: entry["flops"] for entry in row["layers"]}
+    for pooling in poolings:
+        shown = [name for name in names if any(key[::2] == (name, pooling) for key in found)]
+        layers = sorted({key[1] for key in found if key[2] == pooling})
+        if len(layers) == len(shown) == 1 and len(poolings) > 1:  # the joined class tokens of the last four layers
+            only = _half_interval(found[shown[0], layers[0], pooling])
+            console().print(escape(f"{shown[0]} on {pooling}: {only}"))
+            continue
+        table = Table(
+            title=escape(
+                f"{row['encoder']} on {row['eval_dataset']}, pooling {pooling} "
+                f"({row['n_train']} train, {row['n_test']} test)"
+            ),
+            caption="top-1 in percent, with half a 95 % interval; the best layer is bold",
+        )
+        for name in ("layer", "GFLOPs", *shown):
+            table.add_column(name, justify="right")
+        best = {
+            name: max(found[name, layer, pooling]["value"] for layer in layers if (name, layer, pooling) in found)
+            for name in shown
+        }
+        for layer in layers:
+            cells = [str(layer), "-" if flops.get(layer) is None else f"{flops[layer] / 1e9:.3g}"]
+            for name in shown:
+                top1 = found.get((name, layer, pooling))
+                cell = "-" if top1 is None else _half_interval(top1)
+                is_best = top1 is not None and len(layers) > 1 and top1["value"] == best[name]
+                cells.append(f"[bold]{cell}[/bold]" if is_best else cell)
+            table.add_row(*cells)
+        console().print(table)
+
+
+def _half_interval(metric: Mapping[str, float | None]) -> str:
+    value, low, high = metric["value"], metric["low"], metric["high"]
+    assert value is not None
+    if low is None or high is None:
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ±{50 * (high - low):.1f}"
+
+
 def _coloured(text: str, positions: Sequence[int], colour: str) -> Text:
     shown = Text(text)
     words = find_words(text)

@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.core.errors import HarnessError
+
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -47,3 +49,21 @@ def prepare_torchvision() -> Any:
     for schema in _SCHEMAS:
         library.define(schema)  # type: ignore[no-untyped-call]
     return library
+
+
+def load_timm() -> Any:
+    """Import and return `timm`.
+
+    Raises:
+        HarnessError: It is not installed.
+    """
+    prepare_torchvision()
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        if error.name not in ("timm", "torchvision"):
+            raise
+        raise HarnessError(
+            f"the package {error.name} is not installed.", 'Run: pip install "palimpsest[ssl]"'
+        ) from error
+    return timm

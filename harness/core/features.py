@@ -6,6 +6,8 @@ is whole, with its SHA-256 in the manifest. A shard that is missing, or whose ha
 
     <root>/<key hash>/manifest.json        key, rows, shard size; per shard: hash, seconds, truncated
     <root>/<key hash>/00000.safetensors    probabilities and one array a layer; read through a memory map
+
+`get` gives all arrays at once; `open` gives one at a time, for features that would fill the memory together.
 """
 
 from __future__ import annotations
@@ -41,6 +43,40 @@ class StoredFeatures:
     truncated: int
 
 
+@dataclass(frozen=True)
+class OpenFeatures:
+    """Arrays of one key that stay on disk until they are asked for.
+
+    Attributes:
+        names: The arrays' names, sorted; empty where there are no rows.
+        seconds: What computing them cost, whenever that was.
+        truncated: How many texts were cut to the maximal length.
+        fresh: How many rows were computed by this call.
+    """
+
+    names: tuple[str, ...]
+    seconds: float
+    truncated: int
+    fresh: int
+    _shards: tuple[Path, ...]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """One array, (n, ...), concatenated over shards; the others are not touched.
+
+        Raises:
+            KeyError: There is no such array.
+        """
+        from safetensors import safe_open
+
+        if name not in self.names:
+            raise KeyError(name)
+        parts = []
+        for path in self._shards:
+            with safe_open(path, framework="np") as shard:
+                parts.append(shard.get_tensor(name))
+        return np.concatenate(parts)
+
+
 class FeatureStore:
     """Shards of arrays in a folder, made once and trusted only while their hashes hold.
 
@@ -58,6 +94,7 @@ class FeatureStore:
         compute: Callable[[int, int], tuple[Arrays, float, int]],
         *,
         what: str = "features",
+        unit: str = "text",
     ) -> StoredFeatures:
         """Return the arrays of `key`, computing the shards that are not there.
 
@@ -66,7 +103,21 @@ class FeatureStore:
             rows: n, how many rows there are.
             compute: (start, stop) -> (arrays of those rows, seconds, truncated).
             what: What the progress bar says is being read.
+            unit: What the progress bar calls a row.
         """
+        stored = self.open(key, rows, compute, what=what, unit=unit)
+        return StoredFeatures({name: stored.read(name) for name in stored.names}, stored.seconds, stored.truncated)
+
+    def open(
+        self,
+        key: Mapping[str, Any],
+        rows: int,
+        compute: Callable[[int, int], tuple[Arrays, float, int]],
+        *,
+        what: str = "features",
+        unit: str = "text",
+    ) -> OpenFeatures:
+        """As `get`, but every array stays on disk until it is read."""
         import filelock
 
         folder = self.root / hash_json(dict(key))[:24]
@@ -75,20 +126,21 @@ class FeatureStore:
         with filelock.FileLock(folder / ".lock"):
             manifest = _manifest(folder, key, rows)
             missing = [start for start in starts if not _valid(folder, manifest, start)]
+            fresh = sum(min(SHARD_ROWS, rows - start) for start in missing)
             if missing:
-                with Progress(what, total=rows, unit="text") as bar:
-                    bar.advance(sum(min(SHARD_ROWS, rows - s) for s in starts if s not in missing))
+                with Progress(what, total=rows, unit=unit, done=rows - fresh) as bar:
                     for start in missing:
                         stop = min(start + SHARD_ROWS, rows)
                         _write_shard(folder, manifest, start, compute(start, stop))
                         bar.advance(stop - start)
-            shards = [_read_shard(folder / _name(start)) for start in starts]
         entries = [manifest["shards"][_name(start)] for start in starts]
-        names = shards[0] if shards else {}
-        return StoredFeatures(
-            {name: np.concatenate([shard[name] for shard in shards]) for name in names},
+        paths = tuple(folder / _name(start) for start in starts)
+        return OpenFeatures(
+            _array_names(paths[0]) if paths else (),
             sum(float(entry["seconds"]) for entry in entries),
             sum(int(entry["truncated"]) for entry in entries),
+            fresh,
+            paths,
         )
 
 
@@ -127,8 +179,8 @@ def _write_shard(folder: Path, manifest: dict[str, Any], start: int, made: tuple
     write_json(folder / "manifest.json", manifest)
 
 
-def _read_shard(path: Path) -> Arrays:
+def _array_names(path: Path) -> tuple[str, ...]:
     from safetensors import safe_open
 
     with safe_open(path, framework="np") as shard:
-        return {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (not a dict)
+        return tuple(sorted(shard.keys()))

@@ -15,15 +15,17 @@ class Progress:
         what: What is being done, in a word or two.
         total: How many units there are; None when it is not known.
         unit: What one unit is.
+        done: Units that an earlier session did; they count for the bar and not for the rate.
     """
 
-    def __init__(self, what: str, *, total: int | None, unit: str) -> None:
+    def __init__(self, what: str, *, total: int | None, unit: str, done: int = 0) -> None:
         from tqdm import tqdm
 
         interval = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
             desc=what,
             total=total,
+            initial=done,
             unit=f" {unit}s",
             mininterval=interval,
             maxinterval=interval,

@@ -1,7 +1,8 @@
 """One generic, lazily loading registry: names to things, without importing the things.
 
 An entry is a target `"package.module:attribute"` and one line of description, so that `--help` and `list`
-import nothing heavy. Third parties add entries by entry points in the group `palimpsest.<kind>s`.
+import nothing heavy. Third parties add entries by entry points in the group `palimpsest.<kind>s`,
+with underscores for spaces.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Registry(Generic[T]):
     def _read_plugins(self) -> None:
         if self._plugins_read:
             return
-        for point in metadata.entry_points(group=f"palimpsest.{self.kind}s"):
+        for point in metadata.entry_points(group=f"palimpsest.{self.kind}s".replace(" ", "_")):
             plugin = point.dist.name if point.dist else "a plug-in"
             self.add(point.name, point.value, f"from {plugin}", plugin=plugin)
         self._plugins_read = True

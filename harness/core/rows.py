@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-BOARDS = ("detection",)
+# Each has its schema in `schemas/<board>.json`.
+BOARDS = ("detection", "ssl")
 SCHEMA_VERSION = 1
 # The threshold is chosen on the scored texts themselves, where there is one.
 ORACLE_METRICS: tuple[str, ...] = (
@@ -53,17 +54,19 @@ DETECTION_METRICS = ORACLE_METRICS + HELDOUT_METRICS
 
 _ID_LENGTH = 16
 _NOT_IN_ID = ("id", "cost", "run")
-_WHOLE = ("schema", "seed", "n_clean", "n_adversarial", "n_calibration")
 _LONGEST_REASON = 300
+# A bound and its value come from two formulas, which may round a little differently.
+_ROUNDING = 1e-9
 
 
 def finish_row(row: Mapping[str, Any]) -> Row:
-    """Completes a detection row with `schema`, `board` and `id`, and checks it.
+    """Completes a row with `schema`, `board` and `id`, and checks it.
 
     Finishing a finished row changes nothing. The row given is left as it is.
 
     Args:
-        row: The other keys of `schemas/detection.json`. NaN becomes null, tuples lists, NumPy numbers plain.
+        row: The other keys of its board's schema; without `board` it is a row of the detection board. NaN
+            becomes null, tuples lists, NumPy numbers plain.
 
     Returns:
         A row that can be written.
@@ -72,10 +75,13 @@ def finish_row(row: Mapping[str, Any]) -> Row:
         DataError: The row breaks the schema, holds what JSON cannot, or has an id that is not its own; the
             message gives the JSON path.
     """
-    finished = _normal({"schema": SCHEMA_VERSION, "board": "detection", **row})
+    board = row.get("board", BOARDS[0])
+    if board not in BOARDS:
+        raise DataError(f"$.board: {board!r} is not one of {', '.join(BOARDS)}.")
+    finished = _normal({"schema": SCHEMA_VERSION, "board": board, **row}, board)
     own = _content_id(finished)
     finished.setdefault("id", own)
-    _validate(finished, "detection")
+    _validate(finished, board)
     if finished["id"] != own:
         raise DataError(
             f"$.id: {finished['id']} is not the id of this row, which is {own}.",
@@ -164,14 +170,14 @@ def _read_row(path: Path, board: str) -> Row:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         if not isinstance(value, dict):
             raise DataError("$: it is not an object.")
-        row = _normal(value)
+        row = _normal(value, board)
         _validate(row, board)
         own = _content_id(row)
         if row["id"] != own:
             raise DataError(f"$.id: the content belongs to {own}, so it was changed after it was written.")
         if path.stem != own:
             raise DataError(f"the content belongs to {own}.json.")
-    except (DataError, ValueError, OSError, RecursionError) as error:
+    except (DataError, ValueError, OSError, RecursionError, OverflowError) as error:
         reason = error.message if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         raise DataError(
             f"{path} is not a sound result row: {reason}",
@@ -191,17 +197,28 @@ def _content_id(row: Row) -> str:
         raise DataError(f"$: a text in it is not Unicode ({error.reason}).") from error
 
 
-def _normal(row: Mapping[str, Any]) -> Row:
+def _normal(row: Mapping[str, Any], board: str) -> Row:
     """The row in the one form that is hashed and written: 1 and 1.0 must not give two ids."""
-    normal: Row = _plain(row, "$")
-    for key in _WHOLE:
-        if isinstance(normal.get(key), float) and normal[key].is_integer():
-            normal[key] = int(normal[key])
-    metrics = normal.get("metrics")
-    for entry in [*(metrics.values() if isinstance(metrics, dict) else ()), normal.get("cost")]:
-        if isinstance(entry, dict):
-            entry.update({key: float(value) for key, value in entry.items() if type(value) is int})
+    schema = _schema(board)
+    normal: Row = _typed(_plain(row, "$"), schema, schema)
     return normal
+
+
+def _typed(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """The value with each number of the type that the schema names for its place; others stay as they are."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    if isinstance(value, dict):
+        places = schema.get("properties", {})
+        return {key: _typed(item, places.get(key, {}), root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item, schema.get("items", {}), root) for item in value]
+    types = schema.get("type", ())
+    if type(value) is int and "number" in types:
+        return float(value)
+    if isinstance(value, float) and value.is_integer() and "integer" in types:
+        return int(value)
+    return value
 
 
 def _plain(value: Any, path: str) -> Any:
@@ -226,13 +243,19 @@ def _plain(value: Any, path: str) -> Any:
 
 
 @functools.cache
-def _validator(board: str) -> Draft202012Validator:
+def _schema(board: str) -> dict[str, Any]:
     from importlib import resources
 
+    text = resources.files("harness.core").joinpath("schemas", f"{board}.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+@functools.cache
+def _validator(board: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
-    text = resources.files("harness.core").joinpath("schemas", f"{board}.json").read_text(encoding="utf-8")
-    return Draft202012Validator(json.loads(text))
+    return Draft202012Validator(_schema(board))
 
 
 def _validate(row: Row, board: str) -> None:
@@ -244,3 +267,19 @@ def _validate(row: Row, board: str) -> None:
             message = f"... {message[-_LONGEST_REASON:]}"
         more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0].json_path}: {message}{more}.")
+    if board == "ssl":
+        _check_readings(row)
+
+
+def _check_readings(row: Row) -> None:
+    """What the schema of the SSL board cannot say: nothing is read twice, and intervals hold their values."""
+    for name, keys in (("readings", ("protocol", "layer", "pooling")), ("layers", ("layer",))):
+        first: dict[tuple[Any, ...], int] = {}
+        for index, entry in enumerate(row[name]):
+            same = first.setdefault(tuple(entry[key] for key in keys), index)
+            if same != index:
+                raise DataError(f"$.{name}[{index}]: it has the same {', '.join(keys)} as $.{name}[{same}].")
+    for index, reading in enumerate(row["readings"]):
+        low, value, high = (reading["top1"][key] for key in ("low", "value", "high"))
+        if (low is not None and low > value + _ROUNDING) or (high is not None and high < value - _ROUNDING):
+            raise DataError(f"$.readings[{index}].top1: {value} is not within {low} and {high}.")

@@ -231,3 +231,23 @@ def test_progress_goes_to_standard_error(tmp_path: Path, capsys: pytest.CaptureF
     assert captured.out == ""
     assert "reading the weather" in captured.err
     assert "1200/1200" in captured.err
+
+
+def test_arrays_are_read_one_at_a_time(tmp_path: Path) -> None:
+    compute = Computer()
+    opened = FeatureStore(tmp_path).open(KEY, ROWS, compute, unit="image")
+    assert opened.names == ("layer.3", "probabilities")
+    assert (opened.fresh, opened.seconds, opened.truncated) == (ROWS, pytest.approx(300), 6)
+    for name, values in arrays(0, ROWS).items():
+        np.testing.assert_array_equal(opened.read(name), values)
+    with pytest.raises(KeyError):
+        opened.read("layer.4")
+    shards(tmp_path)[1].unlink()
+    again = FeatureStore(tmp_path).open(KEY, ROWS, compute)
+    assert (again.fresh, again.seconds) == (512, pytest.approx(300))
+    assert FeatureStore(tmp_path).open({**KEY, "data": "none"}, 0, compute).names == ()
+
+
+def test_the_unit_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FeatureStore(tmp_path).get(KEY, ROWS, Computer(), unit="image")
+    assert "images/s" in capsys.readouterr().err

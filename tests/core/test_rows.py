@@ -117,7 +117,9 @@ def with_metric(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         (without("victim"), r"\$: 'victim' is a required property"),
         (make_row(extra=1), r"\$: .*'extra' was unexpected"),
         (make_row(schema=2), r"\$\.schema: "),
-        (make_row(board="ssl"), r"\$\.board: "),
+        (make_row(board="sll"), r"\$\.board: 'sll' is not one of detection, ssl"),
+        (make_row(board=["ssl"]), r"\$\.board: \['ssl'\] is not one of"),
+        (make_row(board="ssl"), r"\$: 'arch' is a required property"),
         (make_row(dataset=""), r"\$\.dataset: "),
         (make_row(scenario="s3"), r"\$\.scenario: 's3'"),
         (make_row(seed=True), r"\$\.seed: True is not of type 'integer'"),
@@ -206,6 +208,16 @@ def test_no_rows_and_no_board(tmp_path: Path) -> None:
         read_rows(tmp_path, "detektion")
 
 
+def test_a_row_on_the_wrong_board_is_named(tmp_path: Path) -> None:
+    path = write_row(tmp_path, make_row())
+    wrong = tmp_path / "results" / "ssl" / path.name
+    wrong.parent.mkdir()
+    wrong.write_bytes(path.read_bytes())
+    assert len(read_rows(tmp_path, "detection")) == 1
+    with pytest.raises(DataError, match=f"{path.name} is not a sound result row"):
+        read_rows(tmp_path, "ssl")
+
+
 def test_half_written_files_are_not_rows(tmp_path: Path) -> None:
     path = write_row(tmp_path, make_row())
     (path.parent / f".{path.name}.abc.staged").write_text("{")
@@ -225,6 +237,7 @@ def test_half_written_files_are_not_rows(tmp_path: Path) -> None:
         (lambda text: text.replace("0.25", "0.26", 1), "changed after it was written"),
         (lambda text: text.replace("0.25", "NaN", 1), "NaN is not JSON"),
         (lambda text: text.replace("2.5", "1e999", 1), "inf is not a JSON number"),
+        (lambda text: text.replace("2.5", "1" + 400 * "0", 1), "OverflowError"),
         (lambda text: text.replace('"n_clean"', '"n_klean"'), r"n_clean|n_klean"),
         (lambda text: text.replace('"scenario": "s1"', '"scenario": "s3"'), r"\$\.scenario"),
         (lambda text: text.replace(ID, "0" * 16), r"\$\.id: "),

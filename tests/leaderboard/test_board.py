@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from html.parser import HTMLParser
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 from harness.core.csv_cells import unsafe_cell
 from harness.core.errors import DataError
 from harness.core.rows import DETECTION_METRICS, finish_row, write_row
-from harness.leaderboard import board
-from harness.leaderboard.board import COLUMNS, build, to_csv
-from harness.leaderboard.page import groups, render
+from harness.leaderboard import board, sheets
+from harness.leaderboard import page as page_module
+from harness.leaderboard.board import add, build
+from harness.leaderboard.detection_tables import detection_groups as groups
 
+COLUMNS = sheets.COLUMNS["detection"]
+NAMES = ["detection.csv", "ssl.csv", "index.html"]
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -61,6 +64,14 @@ def built(leaderboard: Path) -> list[bytes]:
     return [path.read_bytes() for path in build(leaderboard)]
 
 
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+    return sheets.to_csv("detection", rows)
+
+
+def render(rows: Sequence[dict[str, Any]]) -> str:
+    return page_module.render({"detection": rows})
+
+
 def records(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
@@ -88,7 +99,7 @@ def test_columns_are_pinned() -> None:
 def test_opens_with_pandas(tmp_path: Path) -> None:
     for row in many_rows():
         write_row(tmp_path, row)
-    path, _ = build(tmp_path)
+    path, *_ = build(tmp_path)
     table = pd.read_csv(path, dtype={"id": str})
     assert tuple(table.columns) == COLUMNS
     assert len(table) == len(many_rows())
@@ -152,9 +163,15 @@ def test_any_order_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    table, page = built(tmp_path)
-    assert table.decode() == ",".join(COLUMNS) + "\n"
-    assert "There are no results yet." in page.decode()
+    *tables, page = built(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(NAMES)
+    assert [table.decode() for table in tables] == [",".join(columns) + "\n" for columns in sheets.COLUMNS.values()]
+    assert page.decode().count("There are no results yet.") == 2
+
+
+def test_adding_names_the_files_of_the_rows(tmp_path: Path) -> None:
+    assert [path.name for path in add(tmp_path, [make_row()])] == ["detection.csv", "index.html"]
+    assert [path.name for path in build(tmp_path)] == NAMES
 
 
 def test_a_damaged_row_stops_the_build_and_keeps_the_old_files(tmp_path: Path) -> None:
@@ -163,7 +180,7 @@ def test_a_damaged_row_stops_the_build_and_keeps_the_old_files(tmp_path: Path) -
     path.write_text("{")
     with pytest.raises(DataError, match=path.name):
         build(tmp_path)
-    assert [(tmp_path / name).read_bytes() for name in ("detection.csv", "index.html")] == before
+    assert [(tmp_path / name).read_bytes() for name in NAMES] == before
 
 
 def test_a_row_that_arrives_during_a_build_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +194,7 @@ def test_a_row_that_arrives_during_a_build_is_in_it(tmp_path: Path, monkeypatch:
         write_text(path, text)
 
     monkeypatch.setattr(board, "write_text", slow)
-    path, page = build(tmp_path)
+    path, _, page = build(tmp_path)
     assert len(pd.read_csv(path)) == 3
     assert "Made from 3 result rows." in page.read_text()
 
@@ -202,11 +219,11 @@ def test_processes_at_once_end_in_the_same_bytes(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0] * 8
-    ended = [(tmp_path / name).read_bytes() for name in ("detection.csv", "index.html")]
+    ended = [(tmp_path / name).read_bytes() for name in NAMES]
     assert ended == built(tmp_path)
     assert len(records(ended[0].decode())) == len(many_rows())
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"results", "detection.csv", "index.html"}
+    assert left == {"results", *NAMES}
     assert all(path.suffix == ".json" for path in (tmp_path / "results" / "detection").iterdir())
 
 
@@ -218,54 +235,29 @@ def test_importing_is_light() -> None:
 
 # The page.
 
-_VOID = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Outline(HTMLParser):
-    """Tags and text of a page; fails where a tag is not closed."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(page)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
 
 @pytest.mark.parametrize("key", ["dataset", "recipe", "victim", "detector", "run"])
 @pytest.mark.parametrize("text", [HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "</table>'&amp;"])
-def test_hostile_names_are_text(key: str, text: str) -> None:
-    page = render([make_row(**{key: text}, seed=seed) for seed in (0, 1)])
-    outline = Outline(page)
+def test_hostile_names_are_text(read_page: Callable[[str], Any], key: str, text: str) -> None:
+    outline = read_page(render([make_row(**{key: text}, seed=seed) for seed in (0, 1)]))
     assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in outline.tags}
     assert not [name for _, attrs in outline.tags for name in attrs if name.startswith("on")]
     assert text in outline.texts
 
 
-def test_the_page_fetches_nothing() -> None:
+def test_the_page_fetches_nothing(read_page: Callable[[str], Any]) -> None:
     page = render(many_rows())
-    outline = Outline(page)
-    assert not [attrs for _, attrs in outline.tags if {"src", "href", "action"} & set(attrs)]
+    outline = read_page(page)
+    assert not [attrs for _, attrs in outline.tags if {"src", "action"} & set(attrs)]
+    assert [attrs["href"] for _, attrs in outline.tags if "href" in attrs] == ["#detection", "#ssl"]
+    assert "default-src 'none'; style-src 'unsafe-inline'" in page
     assert "http:" not in page
     assert "https:" not in page
     assert "url(" not in page
 
 
-def test_the_page_is_semantic() -> None:
-    outline = Outline(render(sorted(many_rows(), key=board._order)))
+def test_the_page_is_semantic(read_page: Callable[[str], Any]) -> None:
+    outline = read_page(render(many_rows()))
     tables = [tag for tag, _ in outline.tags].count("table")
     # Four groups, each with its table of seeds.
     assert tables == [tag for tag, _ in outline.tags].count("caption") == 8

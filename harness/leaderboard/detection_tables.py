@@ -1,0 +1,108 @@
+"""The tables of the detection board: a line a detector, where all were measured on the same texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean
+
+from harness.core.rows import Row
+from harness.leaderboard.lines import MISSING, Cell, by_seed, counts, percent, seeds_text, sort_key, span
+from harness.leaderboard.sheets import SORTED_BY
+
+# In the order of the columns in the template.
+_SHOWN = ("auc", "tpr_at_fpr_10", "f1_at_fpr_10", "heldout_tpr_10", "realised_fpr_10")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one line of a table shows; numbers are formatted."""
+
+    detector: str
+    seeds: str
+    cells: tuple[Cell, ...]
+    texts: tuple[str, str, str]
+    forwards: str
+    ms: str
+    run: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The detectors that were measured on the same dataset, recipe, victim and scenario.
+
+    `lines` has a line a detector, highest AUC first. `samples` has a line a row, where some line is a mean.
+    """
+
+    dataset: str
+    recipe: str
+    victim: str
+    scenario: str
+    lines: tuple[Line, ...]
+    samples: tuple[Line, ...]
+
+
+def detection_groups(rows: Sequence[Row]) -> list[Group]:
+    """The tables of the detection board.
+
+    Args:
+        rows: Finished rows of the board, in any order.
+
+    Returns:
+        A group for each dataset, recipe, victim and scenario, in the order of these names.
+    """
+    found = []
+    ordered = sorted(rows, key=lambda row: sort_key(row, SORTED_BY["detection"]))
+    for key, members in groupby(ordered, _group_key):
+        bundles = [
+            bundle for _, same in groupby(members, lambda row: row["detector"]) for bundle in by_seed(list(same))
+        ]
+        # A stable sort: detectors of equal AUC stay in order of their names.
+        bundles.sort(key=lambda bundle: -(_mean(bundle, "auc") or 0.0))
+        averaged = any(len(bundle) > 1 for bundle in bundles)
+        found.append(
+            Group(
+                *key,
+                lines=tuple(_line(bundle) for bundle in bundles),
+                samples=tuple(_line([row]) for bundle in bundles for row in bundle) if averaged else (),
+            )
+        )
+    return found
+
+
+def _group_key(row: Row) -> tuple[str, str, str, str]:
+    return row["dataset"], row["recipe"], row["victim"], row["scenario"]
+
+
+def _line(rows: list[Row]) -> Line:
+    one = rows[0] if len(rows) == 1 else None
+    return Line(
+        detector=rows[0]["detector"],
+        seeds=seeds_text(rows),
+        cells=tuple(_cell(rows, name) for name in _SHOWN),
+        texts=(counts(rows, "n_clean"), counts(rows, "n_adversarial"), counts(rows, "n_calibration")),
+        forwards=_short(fmean(row["cost"]["forwards_per_text"] for row in rows)),
+        ms=_short(fmean(row["cost"]["ms_per_text"] for row in rows)),
+        run=one["run"] if one else f"{len(rows)} rows, below",
+        id=one["id"] if one else "",
+    )
+
+
+def _mean(rows: list[Row], name: str) -> float | None:
+    # The mean of the seeds that have a value would pass for the mean of all.
+    values = [row["metrics"][name]["value"] for row in rows]
+    return None if None in values else fmean(values)
+
+
+def _cell(rows: list[Row], name: str) -> Cell:
+    value = _mean(rows, name)
+    if value is None:
+        return Cell(MISSING)
+    metric = rows[0]["metrics"][name]
+    return Cell(percent(value), "" if len(rows) > 1 else span(metric["low"], metric["high"]))
+
+
+def _short(cost: float) -> str:
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"

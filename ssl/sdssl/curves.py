@@ -1,0 +1,56 @@
+"""The picture of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.core.files import atomic_writer
+
+CURVES = "curves.png"
+_PANELS = (
+    ("loss", "loss, weighted sum"),
+    ("online_knn", "online k-NN accuracy"),
+    ("alignment", "alignment"),
+    ("uniformity", "uniformity"),
+    ("rankme", "RankMe"),
+    ("feature_std", "feature std"),
+)
+
+
+def draw_curves(lines: Sequence[Mapping[str, float | None]], path: Path) -> None:
+    """Draws the loss of each layer and what was watched of the last one against optimiser steps.
+
+    Args:
+        lines: Readings, as `sdssl.watch.read_metrics` gives them.
+        path: The PNG to write.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    axes = figure.subplots(2, 4).ravel()
+    layers = [name for name in lines[0] if name.startswith("loss_layer_")]
+    shades = mpl.colormaps["viridis"]
+    for number, name in enumerate(layers):
+        colour = shades(0.9 * number / max(1, len(layers) - 1)) if len(layers) > 1 else "#0072B2"
+        axes[0].plot(*_points(lines, name), color=colour, linewidth=1.2, label=name.removeprefix("loss_layer_"))
+    axes[0].set(title="loss of each layer", xlabel="step")
+    axes[0].legend(title="layer", fontsize=7, ncols=2, frameon=False)
+    for axis, (name, title) in zip(axes[1:], _PANELS, strict=False):
+        steps, values = _points(lines, name)
+        axis.plot(steps, values, color="#0072B2", linewidth=1.2, marker="o" if len(steps) < 40 else None, markersize=3)
+        axis.set(title=title, xlabel="step")
+        if not steps:
+            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes, color="0.4")
+    axes[-1].plot(*_points(lines, "learning_rate"), color="#0072B2", label="learning rate")
+    other = axes[-1].twinx()
+    other.plot(*_points(lines, "alpha"), color="#D55E00", linestyle="--", label="alpha")
+    axes[-1].set(title="learning rate (line), alpha (dashed)", xlabel="step")
+    with atomic_writer(path) as handle:
+        figure.savefig(handle, dpi=110, format="png")
+
+
+def _points(lines: Sequence[Mapping[str, float | None]], name: str) -> tuple[list[float], list[float]]:
+    found = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [float(step or 0) for step, _ in found], [float(value or 0) for _, value in found]

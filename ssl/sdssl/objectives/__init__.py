@@ -1,0 +1,1 @@
+"""Objectives: plain modules from projections to one loss a layer."""
