@@ -14,10 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.cli.layer_inputs import DataRequest, load_layer_data, open_layer_reader
+from harness.cli.layer_inputs import DataRequest, load_layer_data
 from harness.core.features import FeatureStore
+from sdssl.augment import IMAGENET_MEAN, IMAGENET_STD
+from sdssl.backbone import create_vit
+from sdssl.encoders import Hardware, ImageEncoder, ImageSettings
 from sdssl.evaluate import ReadingSettings
 from sdssl.evaluation_run import run_evaluation
+from sdssl.timm_reader import TimmBackbone
 
 
 def main() -> None:
@@ -29,10 +33,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     chosen = parser.parse_args()
     data = load_layer_data(chosen.data, DataRequest(chosen.train, chosen.test))
-    # A patch of 4 at 32 px, as for CIFAR.
-    reader = open_layer_reader(
-        f"timm:{chosen.arch}", "image", untrained=True, arguments={"img_size": 32, "patch_size": 4}
-    )
+    arguments = {"num_classes": 0, "img_size": 32, "patch_size": 4}
+    image = ImageSettings(32, IMAGENET_MEAN, IMAGENET_STD)
+    backbone = TimmBackbone(create_vit(chosen.arch, arguments).eval(), chosen.arch, arguments)
+    reader = ImageEncoder("untrained", backbone, image, {}, Hardware())
     depth = reader.num_layers
     seconds: dict[str, list[float]] = {"all": [], "last": []}
     for turn in range(chosen.rounds):

@@ -173,7 +173,7 @@ def open_layer_reader(
     Raises:
         HarnessError: It cannot be opened, or reads the other kind of data.
     """
-    from sdssl.encoders import choose_device, torch_dtype
+    from harness.core.devices import choose_device, torch_dtype
 
     torch_dtype(dtype, choose_device(device))
     if unit == "image":

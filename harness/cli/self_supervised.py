@@ -35,7 +35,7 @@ def train(
     weight_decay: Annotated[float, typer.Option(min=0)] = 0.1,
     warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")] = 40 / 300,
     clip: Annotated[float | None, typer.Option(min=0, help="Largest norm of the gradient.")] = None,
-    momentum: Annotated[float, typer.Option(min=0, max=1, help="Of the teacher at the start.")] = 0.996,
+    momentum: Annotated[float | None, typer.Option(min=0, max=1, help="Of the teacher at the start.")] = None,
     temperature: Annotated[float, typer.Option(min=0.001)] = 0.2,
     layers: Annotated[str | None, typer.Option(help="Layers that learn, such as 3,6,9; by default all.")] = None,
     head_width: Annotated[int | None, typer.Option(min=1, help="Of the heads below the last layer.")] = None,
@@ -123,13 +123,15 @@ def train(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the runs.")] = Path("runs", "ssl-demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 30,
     seed: options.Seed = 0,
 ) -> None:
-    """Train a tiny ViT on 8-pixel scans of digits, plain and self-distilled, and read every layer of both."""
+    """Train a tiny ViT on scans of digits, plain and self-distilled, and read every layer of both."""
     from harness.cli.layer_inputs import DataRequest, load_layer_data, open_layer_reader
-    from harness.cli.tables import print_layers
+    from harness.cli.tables import print_comparison, print_layers
     from harness.leaderboard.board import add
+    from sdssl.compare import compare as compare_rows
+    from sdssl.compare import draw_comparisons
     from sdssl.evaluate import ReadingSettings
     from sdssl.evaluation_run import run_evaluation
     from sdssl.images import load_images
@@ -147,8 +149,8 @@ def demo(
             self_distill=self_distill,
             arch="vit_tiny_patch16_224",
             preset="tiny",
-            image_size=8,
-            patch_size=2,
+            image_size=16,
+            patch_size=4,
             depth=6,
             width=64,
             heads=2,
@@ -163,3 +165,28 @@ def demo(
         rows += found.rows
     for path in add(out / "leaderboard", rows):
         typer.echo(f"leaderboard: {path}")
+    comparisons = compare_rows(rows, "knn-20", "cls")
+    print_comparison(comparisons[0])
+    draw_comparisons(comparisons, out / "layers.png")
+    typer.echo(f"layer curves: {out / 'layers.png'}")
+
+
+@app.command()
+def compare(
+    leaderboard: Annotated[Path, typer.Argument(help="A leaderboard folder with rows of both kinds of run.")],
+    protocol: Annotated[str, typer.Option(help="The reading: knn-10, knn-20, ..., linear, fewshot-5, ...")] = "knn-20",
+    pooling: Annotated[str, typer.Option(help="cls or avg.")] = "cls",
+    out: Annotated[Path | None, typer.Option("--out", help="A PNG to draw the layer curves to.")] = None,
+) -> None:
+    """Compare self-distilled encoders with their baselines, layer by layer, over seeds."""
+    from harness.cli.tables import print_comparison
+    from harness.core.rows import read_rows
+    from sdssl.compare import compare as compare_rows
+    from sdssl.compare import draw_comparisons
+
+    comparisons = compare_rows(read_rows(leaderboard, "ssl"), protocol, pooling)
+    for comparison in comparisons:
+        print_comparison(comparison)
+    if out is not None:
+        draw_comparisons(comparisons, out)
+        typer.echo(f"layer curves: {out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +13,9 @@ from rich.text import Text
 
 from harness.text.adversarial import AdversarialRow, summarise
 from harness.text.words import changed_positions, find_words
+
+if TYPE_CHECKING:
+    from sdssl.compare import Comparison
 
 
 def console() -> Console:
@@ -134,6 +137,34 @@ def _half_interval(metric: Mapping[str, float | None]) -> str:
     if low is None or high is None:
         return f"{100 * value:.1f}"
     return f"{100 * value:.1f} ±{50 * (high - low):.1f}"
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print baseline and self-distilled top-1 of each layer, in percent, and how they differ over seeds."""
+    seeds = ", ".join(str(seed) for seed in found.seeds)
+    table = Table(
+        title=escape(
+            f"{found.objective} on {found.train_dataset}, read on {found.eval_dataset} by {found.protocol} "
+            f"({found.pooling}), seeds {seeds}"
+        ),
+        caption="top-1 in percent, mean over seeds; the difference with half its 95 % t-interval over seeds",
+    )
+    for name in ("layer", "baseline", "self-distilled", "difference"):
+        table.add_column(name, justify="right")
+    margin = found.margin()
+    means = (found.baseline.mean(axis=0), found.distilled.mean(axis=0), found.difference)
+    for number, (layer, before, after, difference) in enumerate(zip(found.layers, *means, strict=True)):
+        spread = "" if margin is None else f" ±{100 * margin[number]:.1f}"
+        table.add_row(str(layer), f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * difference:+.1f}{spread}")
+    out = console()
+    out.print(table)
+    better = int((found.difference > 0).sum())
+    clear = 0 if margin is None else int((found.difference > margin).sum())
+    worse = 0 if margin is None else int((found.difference < -margin).sum())
+    out.print(
+        f"self-distilled higher at {better} of {len(found.layers)} layers; "
+        f"interval above 0 at {clear}, below 0 at {worse}"
+    )
 
 
 def _coloured(text: str, positions: Sequence[int], colour: str) -> Text:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.compat import prepare_torchvision
+from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, DataError, MissingFileError
 from harness.core.flops import flops_at_exits
 from harness.text.architectures import CLASS_REPRESENTATION
-from harness.text.victims import _torch_dtype, _weights_hash, looks_like_path, summary, token_limit
+from harness.text.victims import looks_like_path, summary, token_limit, weights_hash
 
 Features = dict[tuple[int, str], NDArray[np.float32]]
 # Operations depend on a text's length; they are counted on one of this many tokens.
@@ -55,7 +56,6 @@ class TextEncoder:
         dtype: str = "fp32",
         device: str | None = None,
     ) -> None:
-        import torch
 
         if not tokenizer.is_fast:
             raise ConfigurationError(
@@ -66,7 +66,7 @@ class TextEncoder:
             raise ConfigurationError(f"--max-length {max_length} is outside what {name!r} takes (3 to {limit} tokens).")
         self.name = name
         self.arch = str(model.config.model_type)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.max_length = max_length or limit
         self.batch_size = batch_size
         self.tokenizer = tokenizer
@@ -74,10 +74,10 @@ class TextEncoder:
         self.tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.hash = _weights_hash(model, tokenizer)
+        self.hash = weights_hash(model, tokenizer)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
-        self.model = model.to(device=self.device, dtype=_torch_dtype(dtype, self.device)).eval()
+        self.model = model.to(device=self.device, dtype=torch_dtype(dtype, self.device)).eval()
         self.num_layers = int(model.config.num_hidden_layers)
         self.poolings: tuple[str, ...] = ("cls", "avg") if self.arch in CLASS_REPRESENTATION else ("avg",)
         self.facts: Mapping[str, Any] = dict.fromkeys(("objective", "self_distill", "train_dataset", "seed"))

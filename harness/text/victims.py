@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.compat import prepare_torchvision
+from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
 from harness.core.registry import Registry
 from harness.text.architectures import class_representation
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-DTYPES = ("fp32", "bf16")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Each is a function that returns a folder; lazily, for the embedded victim is trained with what stands here.
 VICTIMS: Registry[Callable[[], Path]] = Registry("victim")
@@ -86,7 +86,6 @@ class Victim:
         dtype: str = "fp32",
         device: str | None = None,
     ) -> None:
-        import torch
 
         self._read_class = class_representation(model.config.model_type)
         _check_classifier(name, model.config)
@@ -100,7 +99,7 @@ class Victim:
                 f"--max-length {max_length} is outside what the victim takes (3 to {limit} tokens)."
             )
         self.name = name
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.max_length = max_length or limit
         self.batch_size = batch_size
         self.dtype = dtype
@@ -108,8 +107,8 @@ class Victim:
         self.tokenizer.padding_side = "right"
         # Encoding and padding are apart here on purpose: lengths decide the batches.
         self.tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-        self.hash = _weights_hash(model, tokenizer)
-        self.model = model.to(device=self.device, dtype=_torch_dtype(dtype, self.device)).eval()
+        self.hash = weights_hash(model, tokenizer)
+        self.model = model.to(device=self.device, dtype=torch_dtype(dtype, self.device)).eval()
         self.device_seconds = 0.0
         self.forwards = 0
 
@@ -294,29 +293,6 @@ def token_limit(config: Any, tokenizer: Any) -> int:
     return min(limit, int(tokenizer.model_max_length))
 
 
-def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    import torch
-
-    if dtype == "fp32":
-        return torch.float32
-    if dtype != "bf16":
-        raise ConfigurationError(f"there is no dtype {dtype!r}.", f"Known: {', '.join(DTYPES)}.")
-    if not bf16_supported(device):
-        raise ConfigurationError(
-            f"this machine's {device.type} has no bf16 arithmetic.", "Leave out --dtype, or use --dtype fp32."
-        )
-    return torch.bfloat16
-
-
-def bf16_supported(device: torch.device) -> bool:
-    """Whether bf16 products run in hardware on `device`."""
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 # Settings that change outputs and that no tensor's shape shows.
 _DECIDING_SETTINGS = (
     "model_type",
@@ -331,7 +307,7 @@ _DECIDING_SETTINGS = (
 )
 
 
-def _weights_hash(model: Any, tokenizer: Any) -> str:
+def weights_hash(model: Any, tokenizer: Any) -> str:
     """SHA-256 over what decides the outputs: architecture, every tensor, and the tokenizer."""
     import torch
 

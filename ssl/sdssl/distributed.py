@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from harness.core.devices import choose_device
 from harness.core.errors import ConfigurationError
 
 
@@ -53,7 +54,7 @@ def join_world(device: str | None = None) -> Iterator[World]:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     place = choose_device(device)
-    if place.type == "cuda":
+    if place.type == "cuda" and size > 1:
         if local >= torch.cuda.device_count():
             raise ConfigurationError(
                 f"process {local} of this machine has no GPU of its own: there are {torch.cuda.device_count()}.",
@@ -69,24 +70,6 @@ def join_world(device: str | None = None) -> Iterator[World]:
         yield World(dist.get_rank(), size, place)
     finally:
         dist.destroy_process_group()
-
-
-def choose_device(device: str | None) -> torch.device:
-    """The device to compute on.
-
-    Args:
-        device: "cpu", "cuda", or None for CUDA where there is one.
-
-    Raises:
-        ConfigurationError: There is no such device here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device not in ("cpu", "cuda"):
-        raise ConfigurationError(f"there is no device {device!r}.", "Use cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("no GPU can be used here: torch finds no CUDA device.", "Use --device cpu.")
-    return torch.device(device)
 
 
 class _Gather(torch.autograd.Function):

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import canonical_json
 from harness.core.flops import flops_at_exits
@@ -29,7 +30,6 @@ from sdssl.augment import reading_transform, two_views
 from sdssl.images import CorruptImageError, ImageDataset
 from sdssl.layer_reading import Features
 
-DTYPES = ("fp32", "bf16")
 # Batches that are decoded ahead of the forward.
 _AHEAD = 3
 _SMALL_IMAGE = 96
@@ -278,36 +278,3 @@ def weights_hash(module: nn.Module, identity: Mapping[str, Any]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def choose_device(device: str | None) -> torch.device:
-    """The device that was asked for; by default CUDA where there is one.
-
-    Raises:
-        ConfigurationError: There is no such device here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigurationError(
-            f"--device {device}: this machine has no such device that torch can use.", "Leave out --device, or use cpu."
-        ) from error
-    return found
-
-
-def torch_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """float32, or bfloat16 where the device has it.
-
-    Raises:
-        ConfigurationError: There is no such dtype, or not on this device.
-    """
-    if dtype not in DTYPES:
-        raise ConfigurationError(f"there is no dtype {dtype!r}.", f"Known: {', '.join(DTYPES)}.")
-    if dtype == "fp32":
-        return torch.float32
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ConfigurationError("this GPU has no bf16 arithmetic.", "Use --dtype fp32.")
-    return torch.bfloat16

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.core.devices import DTYPES, bf16_supported, choose_device
 from harness.core.errors import ConfigurationError, UnknownNameError
 from sdssl.backbone import Backbone, create_vit, freeze_patch_embedding, image_size
 from sdssl.distill import ALPHA_SCHEDULES
-from sdssl.distributed import choose_device
 from sdssl.heads import lower_width
 from sdssl.objectives.base import OBJECTIVES
 from sdssl.pretrainer import HeadSizes, Pretrainer
 
-PRECISIONS = ("fp32", "bf16")
 NORMS = ("shared", "own")
 # In `lite` and `tiny`, what the heads below the last layer may hold beside the backbone's blocks. A block's weight
 # acts on every token and a head's on one, so the same share bounds the operations.
@@ -32,6 +31,7 @@ class Preset:
         batch_size: Images in one optimiser step.
         epochs: Passes over the images.
         rate_factor: Times the objective's published learning rate.
+        momentum: Of the teacher at the start.
     """
 
     sizes: HeadSizes
@@ -39,14 +39,21 @@ class Preset:
     batch_size: int
     epochs: int
     rate_factor: float = 1.0
+    momentum: float = 0.996
 
 
 PRESETS: Mapping[str, Preset] = {
     "paper": Preset(HeadSizes(), budgeted=False, batch_size=1024, epochs=300),
     "lite": Preset(HeadSizes(), budgeted=True, batch_size=1024, epochs=300),
-    # For images and models of a few pixels and layers: a narrow last head, and a rate for short schedules.
+    # For images and models of a few pixels and layers, and for some hundred steps: a narrow last head, a high rate, and
+    # a teacher that keeps up.
     "tiny": Preset(
-        HeadSizes(output=128, projector=512, predictor=512), budgeted=True, batch_size=128, epochs=20, rate_factor=10.0
+        HeadSizes(output=128, projector=512, predictor=512),
+        budgeted=True,
+        batch_size=128,
+        epochs=20,
+        rate_factor=30.0,
+        momentum=0.98,
     ),
 }
 
@@ -111,7 +118,7 @@ class TrainingSettings:
     learning_rate: float | None = None
     weight_decay: float = 0.1
     clip: float | None = None
-    momentum: float = 0.996
+    momentum: float | None = None
     augmentation: str | None = None
     precision: str = "fp32"
     compile: bool = False
@@ -142,6 +149,7 @@ class ResolvedSettings:
     epochs: int
     batch_size: int
     learning_rate: float
+    momentum: float
     augmentation: str
 
     def config(self) -> dict[str, Any]:
@@ -152,10 +160,8 @@ class ResolvedSettings:
 
 def default_precision(device: str | None) -> str:
     """bf16 on a GPU that has it, else fp32."""
-    import torch
-
-    on_gpu = choose_device(device).type == "cuda"
-    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    place = choose_device(device)
+    return "bf16" if place.type == "cuda" and bf16_supported(place) else "fp32"
 
 
 def build(settings: TrainingSettings) -> tuple[ResolvedSettings, Pretrainer]:
@@ -193,6 +199,7 @@ def build(settings: TrainingSettings) -> tuple[ResolvedSettings, Pretrainer]:
         epochs=settings.epochs or preset.epochs,
         batch_size=settings.batch_size or preset.batch_size,
         learning_rate=settings.learning_rate or info.learning_rate * preset.rate_factor,
+        momentum=preset.momentum if settings.momentum is None else settings.momentum,
         augmentation=settings.augmentation or ("small" if side <= _SMALL else "imagenet"),
     )
     return resolved, pretrainer
@@ -201,7 +208,7 @@ def build(settings: TrainingSettings) -> tuple[ResolvedSettings, Pretrainer]:
 def _check_choices(settings: TrainingSettings) -> None:
     for name, value, known in (
         ("norm", settings.norm, NORMS),
-        ("precision", settings.precision, PRECISIONS),
+        ("precision", settings.precision, DTYPES),
         ("alpha schedule", settings.alpha_schedule, ALPHA_SCHEDULES),
     ):
         if value not in known:

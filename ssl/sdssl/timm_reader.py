@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.core.compat import prepare_torchvision
+from harness.core.compat import load_timm
 from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError, UnknownNameError
 from harness.core.files import read_json
 from sdssl.backbone import create_vit, load_exactly
@@ -20,6 +20,11 @@ from sdssl.encoders import Hardware, ImageEncoder, ImageSettings, default_crop
 
 ENCODER, WEIGHTS, LAYER_NORMS = "encoder.json", "encoder.safetensors", "layer_norms.safetensors"
 _FACTS = ("objective", "self_distill", "train_dataset", "seed")
+# What a row keeps of how our own encoder was trained.
+_TRAINING = (
+    *("dataset_hash", "train_images", "epochs", "steps", "batch_size", "preset", "norm", "arguments", "settings"),
+    "weights_hash",
+)
 _NEEDED = ("arch", "arguments", "image_size", "mean", "std")
 _INPUT = ("mean", "std", "crop_pct", "interpolation", "input_size")
 _HEADS = ("head", "fc", "classifier", "head_dist", "last_linear", "fc_norm", "head_drop")
@@ -124,7 +129,6 @@ def open_run(folder: Path, hardware: Hardware, image_size: int | None) -> ImageE
         _resize(model, image_size, folder.name)
         size = image_size
     known = {**facts, "train_dataset": facts.get("dataset")}
-    extra = ("dataset_hash", "train_images", "epochs", "steps", "batch_size", "preset", "weights_hash", "norm")
     image = ImageSettings(
         size, tuple(facts["mean"]), tuple(facts["std"]), facts.get("crop_fraction", default_crop(size))
     )
@@ -132,7 +136,7 @@ def open_run(folder: Path, hardware: Hardware, image_size: int | None) -> ImageE
         folder.resolve().name,
         TimmBackbone(model, facts["arch"], facts["arguments"], norms),
         image,
-        {**{key: known.get(key) for key in _FACTS}, **{key: facts[key] for key in extra if key in facts}},
+        {**{key: known.get(key) for key in _FACTS}, **{key: facts[key] for key in _TRAINING if key in facts}},
         hardware,
     )
 
@@ -153,8 +157,7 @@ def open_timm(
         UnknownNameError: timm has no such model.
         ConfigurationError: It has no pretrained weights, or the Hub cannot be reached.
     """
-    prepare_torchvision()
-    import timm
+    timm = load_timm()
 
     from_hub = name.startswith(("hf_hub:", "hf-hub:"))
     if not from_hub and not timm.is_model(name.partition(".")[0]):
@@ -183,8 +186,7 @@ def open_timm_folder(
         DataError: The weights don't fit the architecture.
         MissingFileError: There are no weights in safetensors.
     """
-    prepare_torchvision()
-    import timm
+    timm = load_timm()
 
     arch = str(config["architecture"])
     if not timm.is_model(arch):

@@ -21,7 +21,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from harness.core.errors import ConfigurationError, HarnessError
+from harness.core.devices import torch_dtype
+from harness.core.errors import HarnessError
 from harness.core.files import hash_file, read_json, write_json
 from harness.core.progress import Progress
 from harness.core.runs import Run
@@ -119,7 +120,7 @@ def train(settings: TrainingSettings, data: ImageDataset, out: Path, options: Tr
     config = {**resolved.config(), "dataset": data.name, "dataset_hash": data.hash}
     with join_world(options.device) as world:
         plan.check_world(world.size)
-        _check_precision(settings.precision, world.device)
+        torch_dtype(settings.precision, world.device)  # refuses what the device cannot do
         if world.device.type == "cpu":
             _keep_freed_memory()
         run = Run(out, "ssl train", config)
@@ -212,7 +213,7 @@ class _Loop:
         device = self.world.device
         alpha = alpha_at(step, steps, self.resolved.alpha, settings.alpha_schedule)
         rate = rate_at(step, steps, self.warmup, self.rate)
-        momentum = momentum_at(step, steps, settings.momentum)
+        momentum = momentum_at(step, steps, self.resolved.momentum)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Whatever is drawn inside the model (stochastic depth) is then a function of the step as well.
@@ -311,6 +312,7 @@ class _Loop:
             "steps": self.steps,
             "batch_size": self.resolved.batch_size,
             "preset": self.settings.preset,
+            "settings": self.resolved.config(),
             "weights_hash": hash_file(self.run.path(ENCODER)),
         }
         write_json(self.run.path(ENCODER_FACTS), facts)
@@ -358,11 +360,6 @@ class _Watch:
             self.since = time.perf_counter()
         self.log.add(line)
         return self.alarm.check(step, watched)
-
-
-def _check_precision(precision: str, device: torch.device) -> None:
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ConfigurationError("this GPU has no bf16 arithmetic.", "Use --precision fp32.")
 
 
 def _keep_freed_memory() -> None:

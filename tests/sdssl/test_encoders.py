@@ -22,8 +22,9 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
+from harness.core.devices import choose_device  # noqa: E402
 from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError  # noqa: E402
-from sdssl.encoders import ImageEncoder, choose_device  # noqa: E402
+from sdssl.encoders import ImageEncoder  # noqa: E402
 from sdssl.hub_reader import open_image_encoder  # noqa: E402
 from sdssl.images import CorruptImageError  # noqa: E402
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.core.devices import bf16_supported
 from harness.core.errors import ConfigurationError, DataError, HarnessError
 from sdssl.images import load_images
 from sdssl.loader import BatchPlan, view_seed
@@ -197,7 +198,7 @@ def test_the_schedule_counts_optimiser_steps_whatever_the_accumulation(tmp_path:
         columns[accumulate] = [(line["learning_rate"], line["alpha"], line["momentum"]) for line in lines]
     assert columns[1] == columns[4]
     rates = [rate for rate, _, _ in columns[1]]
-    assert max(rates) == pytest.approx(1.5e-3 * 16 / 256)
+    assert max(rates) == pytest.approx(4.5e-3 * 16 / 256)
     assert rates[-1] < 0.1 * max(rates)
     assert columns[1][0][1] == 0
 
@@ -289,7 +290,7 @@ def test_bad_settings_are_explained_and_leave_nothing(tmp_path: Path, changes: d
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no GPU"):
+    with pytest.raises(ConfigurationError, match="no such device"):
         train(settings(), images(), tmp_path / "run", options(device="cuda"))
 
 
@@ -429,6 +430,7 @@ print(sorted(load_file("run/layer_norms.safetensors")))
     assert done.stdout.splitlines() == ["(1, 24)", "['1.bias', '1.weight', '2.bias', '2.weight']"]
 
 
+@pytest.mark.skipif(not bf16_supported(torch.device("cpu")), reason="this processor has no bf16 arithmetic")
 def test_bf16_trains_and_keeps_fp32_weights(tmp_path: Path) -> None:
     train(settings(precision="bf16"), images(), tmp_path / "run", options())
     assert {value.dtype for value in load_file(tmp_path / "run" / "encoder.safetensors").values()} == {torch.float32}

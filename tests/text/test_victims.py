@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.core.devices import bf16_supported
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
-from harness.text.victims import Victim, bf16_supported
+from harness.text.victims import Victim
 
 Folder = Callable[..., Path]
 
@@ -318,7 +319,7 @@ def test_bf16_is_close_or_refused(tiny_victim_folder: Folder) -> None:
 
 
 def test_bf16_is_refused_where_hardware_lacks_it(tiny_victim_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.text.victims.bf16_supported", lambda device: False)
+    monkeypatch.setattr("harness.core.devices.bf16_supported", lambda device: False)
     message = refused(tiny_victim_folder("bert"), ConfigurationError, dtype="bf16")
     assert "cpu has no bf16 arithmetic" in message
 
