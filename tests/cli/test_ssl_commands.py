@@ -17,7 +17,8 @@ from PIL import Image
 
 import harness.cli
 
-TINY = "--arch vit_tiny_patch16_224 --preset tiny --image-size 8 --patch-size 4 --depth 2 --width 24 --heads 2".split()
+TINY = ["--arch", "vit_tiny_patch16_224", "--preset", "tiny", "--image-size", "8", "--patch-size", "4"]
+TINY += ["--depth", "2", "--width", "24", "--heads", "2"]
 SMALL = [*TINY, "--batch-size", "16", "--epochs", "1", "--knn-every", "0"]
 
 
