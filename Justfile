@@ -28,6 +28,10 @@ demo: setup
     printf '%s\n' 'a warm and funny film' 'a tepid and peculiar flick' | {{ harness }} detect score runs/demo/rde - --out -
     {{ harness }} eval detect --attacks runs/demo/attack --detector rde rde-empirical mle msp --train-limit 2000 --scenario s2 --seeds 0,1,2 --out runs/demo/eval --leaderboard runs/demo/leaderboard
 
+# Train a tiny ViT on scans of digits, plain and self-distilled, and read every layer of both.
+demo-ssl: setup
+    {{ harness }} ssl demo --out runs/demo-ssl
+
 # Run the default test suite; arguments go to pytest.
 test *arguments: setup
     {{ python }} -m pytest -m "not slow" {{ arguments }}
@@ -58,6 +62,21 @@ bench-ssl: setup
     {{ python }} benchmarks/ssl_speed.py
     {{ python }} benchmarks/knn_speed.py
     {{ python }} benchmarks/layer_reading.py
+
+# Train and read the encoders of docs/layers.md: two objectives, plain and self-distilled, three seeds (hours; resumes).
+cifar-grid cifar tiny_imagenet: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for seed in 0 1 2; do for objective in mocov3 simclr; do for way in baseline sd; do
+        run=runs/cifar-grid/$objective-$way-$seed
+        {{ harness }} ssl train --objective $objective $([ $way = sd ] && echo --self-distill) --seed $seed \
+            --data {{ cifar }} --limit 10000 --epochs 4 --batch-size 64 --preset tiny --learning-rate 5e-3 --momentum 0.98 \
+            --arch vit_tiny_patch16_224 --image-size 32 --patch-size 4 --depth 12 --width 64 --heads 2 \
+            --precision bf16 --out $run
+        {{ harness }} eval ssl --encoder $run --data {{ cifar }} --transfer {{ tiny_imagenet }} --train-limit 10000 \
+            --poolings cls,cls-last4 --leaderboard leaderboards/ --out $run-layers
+    done; done; done
+    {{ harness }} ssl compare leaderboards/ --protocol knn-20
 
 # Make the shipped word resources again from an NLTK data folder.
 resources nltk_data: setup

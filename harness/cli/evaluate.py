@@ -53,7 +53,7 @@ def detect(
 
     settings = EvaluationSettings(
         scenario=_scenario(scenario),
-        seeds=_seeds(seeds),
+        seeds=options.numbers("--seeds", seeds),
         target=target,
         validation_fraction=validation_fraction,
         train_limit=train_limit,
@@ -101,7 +101,7 @@ def sample(
     for folder in attacks:
         rows = read_rows(folder)
         published = published_protocol(rows[0].dataset)
-        for seed in _seeds(seeds):
+        for seed in options.numbers("--seeds", seeds):
             drawn = draw_sample(
                 [row.result for row in rows],
                 _scenario(scenario),
@@ -218,16 +218,3 @@ def _scenario(text: str):  # type: ignore[no-untyped-def]
     if text not in ("s1", "s2"):
         raise UnknownNameError("scenario", text, ("s1", "s2"))
     return text
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    from harness.core.errors import ConfigurationError
-
-    parts = [part.strip() for part in text.split(",")]
-    # `isdigit` alone also takes digits that `int` does not read, such as superscripts.
-    seeds = tuple(int(part) for part in parts if part.isascii() and part.isdigit())
-    if len(set(seeds)) < len(parts):
-        raise ConfigurationError(
-            f"--seeds {text!r} is not a list of different numbers.", "Give whole numbers such as 0,1,2."
-        )
-    return seeds

@@ -36,6 +36,7 @@ def load_layer_data(spec: str, request: DataRequest) -> LayerData:
         HarnessError: It is neither, or has no labels, or no split to score on.
     """
     from harness.text.datasets import DATASETS
+    from sdssl.image_folders import SUFFIXES
     from sdssl.images import IMAGE_DATASETS
 
     path = Path(spec).expanduser()
@@ -54,6 +55,8 @@ def load_layer_data(spec: str, request: DataRequest) -> LayerData:
     except (_NoLabelsError, ConfigurationError):
         raise
     except HarnessError as no_images:
+        if any(entry.suffix.lower() in SUFFIXES for entry in path.rglob("*")):
+            raise  # whatever is wrong, these are images
         try:
             return _texts(spec, request)
         except HarnessError as no_texts:

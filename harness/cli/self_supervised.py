@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli import options
+
+if TYPE_CHECKING:
+    from sdssl.training import TrainingOutcome
 
 app = options.verb("Train encoders without labels, with or without self-distillation.")
 
@@ -64,6 +67,7 @@ def train(
     time_limit: Annotated[str | None, typer.Option(help="Stop cleanly after this, such as 90s, 50m or 3h.")] = None,
 ) -> None:
     """Train an encoder; the same command again goes on where it stopped, also on more or fewer processes."""
+    from harness.core.runs import known_config
     from sdssl.images import load_images
     from sdssl.settings import TrainingSettings, default_precision
     from sdssl.training import TrainingOptions
@@ -96,7 +100,8 @@ def train(
         clip=clip,
         momentum=momentum,
         augmentation=augmentation,
-        precision=precision or default_precision(device),
+        # A run that goes on elsewhere keeps what it was begun with.
+        precision=precision or known_config(out).get("precision") or default_precision(device),
         compile=compile,
         seed=seed,
     )
@@ -111,13 +116,16 @@ def train(
     )
     images = load_images(data, split, image_column=image_column, label_column=label_column).sample(limit, seed)
     outcome = train_encoder(settings, images, out, training_options)
-    if not outcome.is_main:
-        return
+    if outcome.is_main:
+        _report(outcome, out)
+    if outcome.stopped_by:
+        raise typer.Exit(128 + outcome.stopped_by)
+
+
+def _report(outcome: TrainingOutcome, out: Path) -> None:
     for line in outcome.report():
         typer.echo(line)
     typer.echo(f"run folder: {out}")
-    if outcome.stopped_by:
-        raise typer.Exit(128 + outcome.stopped_by)
 
 
 @app.command()
@@ -157,7 +165,10 @@ def demo(
             epochs=epochs,
             seed=seed,
         )
-        train_encoder(settings, images, out / name, TrainingOptions(knn_every=5))
+        outcome = train_encoder(settings, images, out / name, TrainingOptions(knn_every=5))
+        if outcome.stopped_by:
+            _report(outcome, out / name)
+            raise typer.Exit(128 + outcome.stopped_by)
         reader = open_layer_reader(str(out / name), data.unit, seed=seed)
         reading = ReadingSettings(layers=tuple(range(1, reader.num_layers + 1)), seed=seed)
         found = run_evaluation(reader, [data], reading, out / f"{name}-layers", device=str(reader.device))

@@ -95,8 +95,13 @@ class Run:
         import filelock
 
         self._made = not self.folder.exists()
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the folder {self.folder} cannot be made: {error.strerror or error}.", "Choose another --out."
+            ) from error
         self._lock = filelock.FileLock(self.path(LOCK))
         try:
             self._lock.acquire(timeout=0)
@@ -202,6 +207,12 @@ class Run:
                 f"the run folder {self.folder} was made by another configuration ({'; '.join(changed[:4])}).",
                 "Use another --out, or run the earlier command to resume it.",
             )
+
+
+def known_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run that was begun in a folder, finished or not; empty where there is none."""
+    folder = Path(folder)
+    return _read_config(folder) if (folder / CONFIG).is_file() else {}
 
 
 def read_run(folder: Path, command: str) -> tuple[dict[str, Any], dict[str, Any]]:

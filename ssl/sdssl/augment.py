@@ -62,6 +62,7 @@ _RECIPES = {
     ),
 }
 AUGMENTATIONS = tuple(_RECIPES)
+SMALL_IMAGE = 64  # pixels
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,11 @@ class View:
         if draw.solarize:
             image = image.point(_SOLARIZED)
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.flip else image
+
+
+def augmentation_for(image_size: int) -> str:
+    """The recipe for images of a size: "small" up to 64 pixels."""
+    return "small" if image_size <= SMALL_IMAGE else "imagenet"
 
 
 def two_views(name: str, image_size: int, mean: Sequence[float], std: Sequence[float]) -> tuple[View, View]:

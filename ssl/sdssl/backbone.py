@@ -95,20 +95,15 @@ def create_vit(arch: str, arguments: Mapping[str, Any], *, pretrained: bool = Fa
         names = timm.list_models("*vit*") + timm.list_models("deit*") + timm.list_models("eva*")
         near = difflib.get_close_matches(arch, names, n=5, cutoff=0.3) or ["vit_tiny_patch16_224"]
         raise UnknownNameError("timm model", arch, near)
-    size, patch = arguments.get("img_size"), arguments.get("patch_size")
-    if size and patch and size % patch:
-        raise ConfigurationError(
-            f"a patch of {patch} pixels does not divide an image of {size}.",
-            f"Use --patch-size {max(d for d in range(1, patch) if size % d == 0)} or another --image-size.",
-        )
     width, heads = arguments.get("embed_dim"), arguments.get("num_heads")
     if width and heads and width % heads:
         raise ConfigurationError(f"{heads} attention heads do not divide a width of {width}.", "Change --heads.")
-    entry = timm.models.model_entrypoint(arch.partition(".")[0])
-    # Which initialisation a model takes, and which pooling, differ between timm's families.
     wanted = {"num_classes": 0, **arguments}
     try:
         vit = timm.create_model(arch, pretrained=pretrained, **wanted)
+        pooling = _pooling(vit)
+        if pooling is not None:
+            vit = timm.create_model(arch, pretrained=pretrained, **wanted, global_pool=pooling)
     except (TypeError, AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigurationError(
@@ -120,13 +115,35 @@ def create_vit(arch: str, arguments: Mapping[str, Any], *, pretrained: bool = Fa
     )
     if not (hasattr(vit, "blocks") and hasattr(vit, "norm") and takes_intermediates):
         raise ConfigurationError(
-            f"{arch!r} ({entry.__module__}) is no plain ViT: its blocks cannot be read token by token.",
+            f"{arch!r} is no plain ViT: its blocks cannot be read token by token.",
             "Use a ViT, DeiT, BEiT or EVA of timm, such as vit_tiny_patch16_224.",
         )
-    if has_class_token(vit) and isinstance(vit.norm, nn.Identity):
-        # A model that pools patches keeps its final norm behind the pooling; read the class token instead.
-        vit = timm.create_model(arch, pretrained=pretrained, **wanted, global_pool="token")
+    _check_patches(vit)
     return vit
+
+
+def _pooling(vit: Any) -> str | None:
+    """The pooling to make a ViT with instead of its own, where that has parts which no layer's representation reads."""
+    behind = has_class_token(vit) and isinstance(getattr(vit, "norm", None), nn.Identity)
+    if behind or getattr(vit, "attn_pool", None) is not None:
+        return "token" if has_class_token(vit) else "avg"
+    return None
+
+
+def vit_arguments(vit: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments with which `timm.create_model` makes exactly this ViT, given those that were asked for."""
+    pooling = getattr(vit, "global_pool", None)
+    return {**arguments, **({"global_pool": pooling} if isinstance(pooling, str) else {})}
+
+
+def _check_patches(vit: Any) -> None:
+    size, patch = getattr(vit.patch_embed, "img_size", None), getattr(vit.patch_embed, "patch_size", None)
+    for side, step in zip(size or (), patch or (), strict=False):
+        if side % step:
+            raise ConfigurationError(
+                f"a patch of {step} pixels does not divide an image of {side}.",
+                f"Use --patch-size {max(d for d in range(1, step) if side % d == 0)} or another --image-size.",
+            )
 
 
 def image_size(vit: Any) -> int:
@@ -163,7 +180,12 @@ def freeze_patch_embedding(vit: Any) -> None:
         parameter.requires_grad_(False)
     positions = getattr(vit, "pos_embed", None)
     rows, columns = vit.patch_embed.grid_size
-    if isinstance(positions, nn.Parameter) and positions.shape[1] >= rows * columns and positions.shape[2] % 4 == 0:
+    if isinstance(positions, nn.Parameter) and positions.shape[1] >= rows * columns:
+        if positions.shape[2] % 4:
+            raise ConfigurationError(
+                f"a width of {positions.shape[2]} has no 2-D sine-cosine positions: it is no multiple of 4.",
+                "Change --width, or add --train-patches to learn positions and patch embedding.",
+            )
         prefix = positions.shape[1] - rows * columns
         with torch.no_grad():
             positions.zero_()

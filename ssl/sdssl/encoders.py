@@ -26,16 +26,16 @@ from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import canonical_json
 from harness.core.flops import flops_at_exits
-from sdssl.augment import reading_transform, two_views
+from sdssl.augment import augmentation_for, reading_transform, two_views
 from sdssl.images import CorruptImageError, ImageDataset
 from sdssl.layer_reading import Features
 
 # Batches that are decoded ahead of the forward.
 _AHEAD = 3
-_SMALL_IMAGE = 96
+_UNCROPPED = 96  # pixels
 
 
-class Backbone(Protocol):
+class Network(Protocol):
     """A network that says something after each of its layers.
 
     Attributes:
@@ -69,7 +69,7 @@ class ImageSettings:
 
 def default_crop(image_size: int) -> float:
     """The centre crop's share where nothing says it: 0.875 as for ImageNet, all of a small image."""
-    return 0.875 if image_size > _SMALL_IMAGE else 1.0
+    return 0.875 if image_size > _UNCROPPED else 1.0
 
 
 class ImageItems(Sequence[Any]):
@@ -123,7 +123,7 @@ class ImageEncoder:
     unit = "image"
 
     def __init__(
-        self, name: str, backbone: Backbone, image: ImageSettings, facts: Mapping[str, Any], hardware: Hardware
+        self, name: str, backbone: Network, image: ImageSettings, facts: Mapping[str, Any], hardware: Hardware
     ) -> None:
         self.name = name
         self.arch = backbone.arch
@@ -206,8 +206,8 @@ class ImageEncoder:
 
     def read_pairs(self, items: Sequence[Any], layers: Sequence[int], seed: int) -> tuple[Features, Features]:
         """Read two augmented views of each image (the recipe of pre-training), a function of `seed` alone."""
-        small = self.image.image_size <= _SMALL_IMAGE
-        views = two_views("small" if small else "imagenet", self.image.image_size, self.image.mean, self.image.std)
+        size = self.image.image_size
+        views = two_views(augmentation_for(size), size, self.image.mean, self.image.std)
         seeds = np.random.default_rng(seed).integers(0, 2**62, size=(2, len(items)))
         first, second = (
             self._read(len(items), lambda i, v=view, s=drawn: v(items[i], int(s[i])), layers)  # type: ignore[misc]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ def evaluate_layers(
 
     Args:
         reader: The encoder.
-        data: Items and labels; `LayerData.check` is called on them.
+        data: Items and labels, of the encoder's kind.
         settings: What to read, and how.
         store: Where representations are kept.
         run: Name of the run, for the row.
@@ -133,16 +133,11 @@ def evaluate_layers(
         DataError: Data that cannot be read, or that no reading can be fitted on.
         ConfigurationError: Nothing is left to read.
     """
-    if reader.unit != data.unit:
-        raise ConfigurationError(
-            f"the encoder {reader.name!r} reads {reader.unit}s, and {data.name!r} holds {data.unit}s.",
-            f"Give {reader.unit}s as --data, or an encoder of {data.unit}s.",
-        )
-    data.check()
     arrays = stored_arrays(settings.layers, settings.poolings, reader.num_layers)
     if not arrays:
         raise ConfigurationError("there is nothing to read.", "Name at least one pooling.")
     train, test = (read_split(reader, data, split, arrays, store) for split in ("train", "test"))
+    replace(data, train_labels=train.labels, test_labels=test.labels).check()  # without what could not be read
     started = time.perf_counter()
     bench = _Bench(reader, data, settings, train, test, device)
     readings = [reading for name in settings.protocols for reading in bench.read(name)]
@@ -276,7 +271,8 @@ class _Bench:
 
     def _fewshot(self) -> list[dict[str, Any]]:
         counts = np.bincount(self.train.labels, minlength=self.classes)
-        rarest = int(counts[counts > 0].min())
+        present = np.flatnonzero(counts)  # a class may be numbered and have no item
+        rarest = int(counts[present].min())
         shots = [n for n in self.settings.shots if n <= rarest]
         dropped = [n for n in self.settings.shots if n not in shots]
         if dropped:
@@ -294,13 +290,13 @@ class _Bench:
             for layer in self.settings.layers:
                 accuracies = few_shot(
                     self.train.read(layer, pooling),
-                    self.train.labels,
+                    np.searchsorted(present, self.train.labels),
                     self.test.read(layer, pooling),
-                    self.test.labels,
+                    np.searchsorted(present, self.test.labels),
                     shots=shots,
                     draws=self.settings.draws,
                     seed=self.settings.seed,
-                    num_classes=self.classes,
+                    num_classes=len(present),
                     device=self.device,
                 )
                 for n in shots:

@@ -94,7 +94,8 @@ def _write(run: Run, results: Sequence[LayerResult], rows: Sequence[Row], settin
     """Write pictures, readings and results, and return their names."""
     names = [READINGS_FILE, RESULTS_FILE]
     for number, (result, row) in enumerate(zip(results, rows, strict=True)):
-        stem = row["eval_dataset"] + (f"-{number}" if number else "")
+        named_before = [other["eval_dataset"] for other in rows[:number]]
+        stem = row["eval_dataset"] + (f"-{number}" if row["eval_dataset"] in named_before else "")
         stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in stem)
         for kind, draw in PICTURES.items():
             if kind == "cka" and row["protocol"]["cka"]["matrix"] is None:

@@ -13,12 +13,12 @@ from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, DataError, MissingFileError
 from harness.core.files import read_json
 from sdssl.augment import IMAGENET_MEAN, IMAGENET_STD
+from sdssl.encoder_files import ENCODER_FACTS
 from sdssl.encoders import Hardware, ImageEncoder, ImageSettings, default_crop
-from sdssl.timm_reader import ENCODER, open_run, open_timm, open_timm_folder
+from sdssl.timm_reader import open_run, open_timm, open_timm_folder
 
 _NORMS = ("layernorm", "post_layernorm", "norm", "layer_norm")
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-_FACTS = ("objective", "self_distill", "train_dataset", "seed")
 
 
 def open_image_encoder(
@@ -67,13 +67,13 @@ def open_image_encoder(
 
 
 def _open_folder(folder: Path, hardware: Hardware, image_size: int | None) -> ImageEncoder:
-    if (folder / ENCODER).is_file():
+    if (folder / ENCODER_FACTS).is_file():
         return open_run(folder, hardware, image_size)
     if not (folder / "config.json").is_file():
         unfinished = (folder / "config.yaml").is_file()
         raise ConfigurationError(
-            f"{folder} is not a run folder of `harness ssl train`, and holds no model: it has no {ENCODER} and no "
-            "config.json.",
+            f"{folder} is not a run folder of `harness ssl train`, and holds no model: it has no {ENCODER_FACTS} "
+            "and no config.json.",
             "Its training may not have come far enough to save an encoder." if unfinished else "",
         )
     config = read_json(folder / "config.json")
@@ -199,7 +199,7 @@ def _open_transformers(source: str, name: str, hardware: Hardware, image_size: i
     if hasattr(model.config, "mask_ratio"):
         model.config.mask_ratio = 0.0  # a masked autoencoder sees all patches when it is read
     image = _image_settings(source, vision, image_size)
-    return ImageEncoder(name, HubBackbone(model, image.image_size), image, dict.fromkeys(_FACTS), hardware)
+    return ImageEncoder(name, HubBackbone(model, image.image_size), image, {}, hardware)
 
 
 def reads_images(config: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sdssl.augment import IMAGENET_MEAN, IMAGENET_STD, reading_transform
 from sdssl.backbone import Backbone
@@ -33,9 +34,10 @@ class OnlineKNN:
 
     def accuracy(self, backbone: Backbone, device: torch.device) -> float | None:
         """The share of queries that are classified right; None without labels or with too few images."""
-        if self.labels is None or len(np.unique(self.labels)) < 2 or len(self.chosen) - self.queries <= _K:
+        if self.labels is None or len(np.unique(self.labels)) < 2:
             return None
-        features, labels = [], []
+        features: list[NDArray[np.float32]] = []
+        used: list[int] = []
         training = backbone.training
         backbone.eval()
         with torch.inference_mode():
@@ -43,8 +45,13 @@ class OnlineKNN:
                 found = [usable(self.data, int(i)) for i in self.chosen[start : start + _BATCH]]
                 images = torch.stack([self.transform(image) for image, _, _ in found]).to(device)
                 features.append(backbone(images)[-1].float().cpu().numpy())
-                labels += [int(self.labels[used]) for _, used, _ in found]
+                used += [number for _, number, _ in found]
         backbone.train(training)
-        bank, truth, n = np.concatenate(features), np.array(labels), self.queries
+        # The image that takes a corrupt one's place may be on both sides.
+        own = np.array(used) == self.chosen
+        bank, truth = np.concatenate(features)[own], self.labels[self.chosen[own]]
+        n = int(own[: self.queries].sum())
+        if n == 0 or len(bank) - n <= _K:
+            return None
         predicted = knn_predict(bank[n:], truth[n:], bank[:n], ks=[_K], num_classes=int(self.labels.max()) + 1)[_K]
         return float((predicted == truth[:n]).mean())

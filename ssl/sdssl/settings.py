@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.core.devices import DTYPES, bf16_supported, choose_device
 from harness.core.errors import ConfigurationError, UnknownNameError
+from sdssl.augment import augmentation_for
 from sdssl.backbone import Backbone, create_vit, freeze_patch_embedding, image_size
 from sdssl.distill import ALPHA_SCHEDULES
 from sdssl.heads import lower_width
@@ -15,10 +17,8 @@ from sdssl.objectives.base import OBJECTIVES
 from sdssl.pretrainer import HeadSizes, Pretrainer
 
 NORMS = ("shared", "own")
-# In `lite` and `tiny`, what the heads below the last layer may hold beside the backbone's blocks. A block's weight
-# acts on every token and a head's on one, so the same share bounds the operations.
+# In `lite` and `tiny`, what the heads below the last layer may hold and compute beside the backbone's blocks.
 ADDED_SHARE = 0.1
-_SMALL = 64  # pixels; below, the augmentation for small images
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,7 @@ def build(settings: TrainingSettings) -> tuple[ResolvedSettings, Pretrainer]:
         sizes = _head_sizes(settings, preset, backbone, info.predictor)
         objective = objective_class(settings.temperature) if info.negatives else objective_class()
         pretrainer = Pretrainer(backbone, objective, sizes)
+        _freeze_unreached(pretrainer, image_size(vit))
     side = image_size(vit)
     resolved = ResolvedSettings(
         given=settings,
@@ -198,11 +199,24 @@ def build(settings: TrainingSettings) -> tuple[ResolvedSettings, Pretrainer]:
         alpha=info.alpha if settings.alpha is None else settings.alpha,
         epochs=settings.epochs or preset.epochs,
         batch_size=settings.batch_size or preset.batch_size,
-        learning_rate=settings.learning_rate or info.learning_rate * preset.rate_factor,
+        learning_rate=(
+            info.learning_rate * preset.rate_factor if settings.learning_rate is None else settings.learning_rate
+        ),
         momentum=preset.momentum if settings.momentum is None else settings.momentum,
-        augmentation=settings.augmentation or ("small" if side <= _SMALL else "imagenet"),
+        augmentation=settings.augmentation or augmentation_for(side),
     )
     return resolved, pretrainer
+
+
+def _freeze_unreached(pretrainer: Pretrainer, side: int) -> None:
+    """Freezes what no loss reaches, such as a part of a model that pools in its own way: DDP waits for it in vain."""
+    import torch
+
+    pretrainer(torch.randn(2, 2, 3, side, side), 1.0).loss.backward()
+    for parameter in pretrainer.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
 
 
 def _check_choices(settings: TrainingSettings) -> None:
@@ -213,6 +227,15 @@ def _check_choices(settings: TrainingSettings) -> None:
     ):
         if value not in known:
             raise UnknownNameError(name, value, known)
+    for option, number, least in (
+        ("--learning-rate", settings.learning_rate, 1e-12),
+        ("--weight-decay", settings.weight_decay, 0.0),
+        ("--clip", settings.clip, 1e-12),
+        ("--alpha", settings.alpha, 0.0),
+        ("--temperature", settings.temperature, 1e-3),
+    ):
+        if number is not None and not least <= number < math.inf:
+            raise ConfigurationError(f"{option} {number:g} is not possible.", f"Give a number of {least:g} or more.")
     only_distilled = {
         "--layers": settings.layers is not None,
         "--head-width": settings.head_width is not None,
@@ -231,18 +254,17 @@ def _check_choices(settings: TrainingSettings) -> None:
 def _active_layers(settings: TrainingSettings, depth: int) -> tuple[int, ...]:
     if not settings.self_distill:
         return (depth,)
-    if settings.layers is None:
-        return tuple(range(1, depth + 1))
-    for layer in settings.layers:
+    asked = range(1, depth + 1) if settings.layers is None else settings.layers
+    for layer in asked:
         if not 1 <= layer <= depth:
             raise ConfigurationError(
                 f"{settings.arch!r} has no layer {layer}.", f"Layers are 1 to {depth}; the last always learns."
             )
-    layers = tuple(sorted({*settings.layers, depth}))
+    layers = tuple(sorted({*asked, depth}))
     if len(layers) == 1:
         raise ConfigurationError(
-            f"--layers names only the last layer, {depth}: nothing is distilled.",
-            "Name a lower layer, or leave out --self-distill.",
+            f"only the last layer, {depth}, would learn: nothing is distilled.",
+            "Name a lower layer with --layers, or leave out --self-distill.",
         )
     return layers
 
@@ -253,9 +275,14 @@ def _head_sizes(settings: TrainingSettings, preset: Preset, backbone: Backbone, 
     if preset.budgeted:
         # Wider projections than the backbone would cost each lower layer more than they carry.
         output = min(output, backbone.width)
-        sets = 1 if settings.shared_heads else len(backbone.layers) - 1
+        layers = len(backbone.layers) - 1
         budget = ADDED_SHARE * sum(p.numel() for p in backbone.vit.blocks.parameters())
-        lower_projector = lower_predictor = lower_width(budget, sets, backbone.width, output, predictor=predictor)
+        rows, columns = backbone.vit.patch_embed.grid_size
+        # Of parameters, and of operations: a block's weight acts on every token, a head's on one a layer.
+        limits = ((budget, 1 if settings.shared_heads else layers), (budget * rows * columns, layers))
+        lower_projector = lower_predictor = min(
+            lower_width(most, count, backbone.width, output, predictor=predictor) for most, count in limits
+        )
     return HeadSizes(
         output=output,
         projector=sizes.projector,

@@ -14,15 +14,16 @@ from torch.nn import functional
 
 from harness.core.compat import load_timm
 from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError, UnknownNameError
-from harness.core.files import read_json
+from harness.core.files import hash_file, read_json
 from sdssl.backbone import create_vit, load_exactly
+from sdssl.encoder_files import ENCODER_FACTS, ENCODER_WEIGHTS, LAYER_NORMS
 from sdssl.encoders import Hardware, ImageEncoder, ImageSettings, default_crop
 
-ENCODER, WEIGHTS, LAYER_NORMS = "encoder.json", "encoder.safetensors", "layer_norms.safetensors"
 _FACTS = ("objective", "self_distill", "train_dataset", "seed")
 # What a row keeps of how our own encoder was trained.
 _TRAINING = (
     *("dataset_hash", "train_images", "epochs", "steps", "batch_size", "preset", "norm", "arguments", "settings"),
+    "active_layers",
     "weights_hash",
 )
 _NEEDED = ("arch", "arguments", "image_size", "mean", "std")
@@ -117,14 +118,17 @@ def open_run(folder: Path, hardware: Hardware, image_size: int | None) -> ImageE
         DataError: Its description is damaged, or its weights don't fit it.
         MissingFileError: A file is not there.
     """
-    facts = read_json(folder / ENCODER)
-    missing = [key for key in _NEEDED if key not in facts] if isinstance(facts, dict) else list(_NEEDED)
-    if missing:
-        raise DataError(f"{folder / ENCODER} does not describe an encoder: it lacks {', '.join(missing)}.")
+    facts = _facts_of(folder)
+    weights = folder / ENCODER_WEIGHTS
+    tensors = _tensors(weights)
+    if facts.get("weights_hash") not in (None, hash_file(weights)):
+        raise DataError(
+            f"{weights} is not what {ENCODER_FACTS} describes: its hash differs.", "Restore the file, or train again."
+        )
     model = create_vit(facts["arch"], facts["arguments"])
-    load_exactly(model, _tensors(folder / WEIGHTS), f"{WEIGHTS} of {folder}")
-    norms = _layer_norms(folder, model) if facts.get("norm") == "own" else {}
-    size = int(facts["image_size"])
+    load_exactly(model, tensors, f"{ENCODER_WEIGHTS} of {folder}")
+    norms = _layer_norms(folder, model, facts) if facts.get("norm") == "own" else {}
+    size = facts["image_size"]
     if image_size is not None and image_size != size:
         _resize(model, image_size, folder.name)
         size = image_size
@@ -139,6 +143,26 @@ def open_run(folder: Path, hardware: Hardware, image_size: int | None) -> ImageE
         {**{key: known.get(key) for key in _FACTS}, **{key: facts[key] for key in _TRAINING if key in facts}},
         hardware,
     )
+
+
+def _facts_of(folder: Path) -> dict[str, Any]:
+    facts: Any = read_json(folder / ENCODER_FACTS)
+    missing = [key for key in _NEEDED if key not in facts] if isinstance(facts, dict) else list(_NEEDED)
+    if missing:
+        raise DataError(f"{folder / ENCODER_FACTS} does not describe an encoder: it lacks {', '.join(missing)}.")
+    sound = {
+        "arch": isinstance(facts["arch"], str),
+        "arguments": isinstance(facts["arguments"], dict),
+        "image_size": isinstance(facts["image_size"], int) and facts["image_size"] > 0,
+        **{key: _is_colour(facts[key]) for key in ("mean", "std")},
+    }
+    if wrong := [key for key, holds in sound.items() if not holds]:
+        raise DataError(f"{folder / ENCODER_FACTS} is damaged: {wrong[0]} is {facts[wrong[0]]!r}.")
+    return dict(facts)
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(part, float | int) for part in value)
 
 
 def open_timm(
@@ -232,7 +256,7 @@ def _encoder(
         str(config["interpolation"]) if config["interpolation"] != "random" else "bicubic",
     )
     backbone = TimmBackbone(model, arch, arguments)
-    return ImageEncoder(name, backbone, image, {**dict.fromkeys(_FACTS), **facts}, hardware)
+    return ImageEncoder(name, backbone, image, facts, hardware)
 
 
 def _resize(model: Any, image_size: int, name: str) -> None:
@@ -263,17 +287,19 @@ def _stages(model: Any) -> list[nn.Module]:
         return []
 
 
-def _layer_norms(folder: Path, model: Any) -> dict[int, tuple[Tensor, Tensor]]:
+def _layer_norms(folder: Path, model: Any, facts: Mapping[str, Any]) -> dict[int, tuple[Tensor, Tensor]]:
+    """The norms of the layers that learnt with one of their own; the others are read with the final norm."""
     state = _tensors(folder / LAYER_NORMS)
-    width, below = model.norm.weight.shape, len(model.blocks) - 1
-    expected = {f"{layer}.{part}" for layer in range(1, below + 1) for part in ("weight", "bias")}
+    width, depth = model.norm.weight.shape, len(model.blocks)
+    layers = [layer for layer in facts.get("active_layers", range(1, depth)) if layer < depth]
+    expected = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
     wrong = sorted(expected ^ state.keys()) or sorted(key for key in expected if state[key].shape != width)
     if wrong:
         raise DataError(
-            f"{LAYER_NORMS} of {folder} does not fit {ENCODER}: {len(wrong)} missing, unknown or of another shape "
-            f"({', '.join(wrong[:3])})."
+            f"{LAYER_NORMS} of {folder} does not fit {ENCODER_FACTS}: {len(wrong)} missing, unknown or of another "
+            f"shape ({', '.join(wrong[:3])})."
         )
-    return {layer: (state[f"{layer}.weight"], state[f"{layer}.bias"]) for layer in range(1, below + 1)}
+    return {layer: (state[f"{layer}.weight"], state[f"{layer}.bias"]) for layer in layers}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

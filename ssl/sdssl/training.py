@@ -22,15 +22,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.core.devices import torch_dtype
-from harness.core.errors import HarnessError
+from harness.core.errors import ConfigurationError, HarnessError
 from harness.core.files import hash_file, read_json, write_json
 from harness.core.progress import Progress
 from harness.core.runs import Run
 from sdssl.augment import IMAGENET_MEAN, IMAGENET_STD, two_views
+from sdssl.backbone import vit_arguments
 from sdssl.checkpoint import Checkpoints, save_tensors
 from sdssl.curves import CURVES, draw_curves
 from sdssl.distill import alpha_at
 from sdssl.distributed import World, highest, join_world
+from sdssl.encoder_files import ENCODER_FACTS, ENCODER_WEIGHTS, LAYER_NORMS
 from sdssl.images import ImageDataset
 from sdssl.loader import BatchPlan, view_batches, view_seed
 from sdssl.online_knn import OnlineKNN
@@ -38,7 +40,6 @@ from sdssl.pretrainer import Pretrainer, decay_groups, momentum_at, rate_at
 from sdssl.settings import ResolvedSettings, TrainingSettings, build
 from sdssl.watch import METRICS, CollapseAlarm, MetricsFile, figures, read_metrics
 
-ENCODER, ENCODER_FACTS, LAYER_NORMS = "encoder.safetensors", "encoder.json", "layer_norms.safetensors"
 _GO_ON, _STOP, _COLLAPSED = range(3)  # what a process wants after a step; the highest wish is done by all
 
 
@@ -157,14 +158,17 @@ class _Loop:
         self.checkpoints = Checkpoints(run.folder, options.keep)
         self.state = self.checkpoints.restore(pretrainer, self.optimizer) or {}
         self.step = int(self.state.get("step", 0))
+        if highest(self.step, world.device) != -highest(-self.step, world.device):
+            raise ConfigurationError(
+                f"the processes see different checkpoints in {run.folder}: number {world.rank} is at step {self.step}.",
+                "All machines must share the folder of --out.",
+            )
         self.corrupt: dict[str, None] = dict.fromkeys(self.state.get("corrupt", []))
         if self.settings.compile:
             pretrainer.backbone.compile()
         self.model: nn.Module = pretrainer
         if dist.is_initialized():
-            self.model = DistributedDataParallel(
-                pretrainer, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=False
-            )
+            self.model = DistributedDataParallel(pretrainer, gradient_as_bucket_view=True)
 
     def go(self) -> TrainingOutcome:
         """Steps until the end, the time limit or a signal."""
@@ -183,6 +187,12 @@ class _Loop:
             pin=on_gpu,
         )
         watch = _Watch(self) if self.world.is_main else None
+        if self.pretrainer.distils and self.world.is_main:
+            added, own = (
+                self.pretrainer.added_parameters(),
+                sum(p.numel() for p in self.pretrainer.backbone.parameters()),
+            )
+            self.run.log(f"heads below the last layer: {added:,} parameters, {added / own:.1%} of the backbone's")
         ended = time.monotonic() + (options.time_limit or math.inf)
         collapse: HarnessError | None = None
         self.model.train()
@@ -197,9 +207,11 @@ class _Loop:
                 if decision == _COLLAPSED:
                     break  # what collapsed is not kept
                 if self.step % every == 0 or decision == _STOP or self.step == self.steps:
-                    self._save()
+                    self._save(suspect=watch is not None and watch.alarm.suspects)
                 if decision == _STOP:
                     break
+        if watch is not None and self.step == self.steps and watch.alarm.suspects:
+            collapse = watch.alarm.error  # too late for its patience, too bad to be called an encoder
         if collapse is not None:
             raise collapse
         if self.step == self.steps and self.world.is_main:
@@ -260,9 +272,9 @@ class _Loop:
             "Lower the learning rate, add --clip 1, or use --precision fp32.",
         )
 
-    def _save(self) -> None:
+    def _save(self, *, suspect: bool) -> None:
         self._collect_corrupt()
-        if self.world.is_main:
+        if self.world.is_main and not suspect:
             facts = {
                 "epoch": self.step // self.plan.steps_per_epoch,
                 "sampler": {"seed": self.plan.seed, "images": self.plan.images, "batch_size": self.plan.batch_size},
@@ -290,17 +302,18 @@ class _Loop:
     def _finish(self) -> None:
         """Write the encoder, what is known of it and the picture of its training."""
         backbone = self.pretrainer.backbone
-        save_tensors(self.run.path(ENCODER), backbone.vit.state_dict())
+        save_tensors(self.run.path(ENCODER_WEIGHTS), backbone.vit.state_dict())
         if backbone.norms:
             save_tensors(self.run.path(LAYER_NORMS), backbone.norms.state_dict())
         facts = {
             "arch": self.settings.arch,
-            "arguments": self.settings.arguments,
+            "arguments": vit_arguments(backbone.vit, self.settings.arguments),
             "image_size": self.resolved.image_size,
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
             "num_layers": backbone.depth,
             "norm": self.settings.norm,
+            "active_layers": list(self.resolved.active_layers),
             "objective": self.settings.objective,
             "self_distill": self.settings.self_distill,
             "dataset": self.data.name,
@@ -313,11 +326,11 @@ class _Loop:
             "batch_size": self.resolved.batch_size,
             "preset": self.settings.preset,
             "settings": self.resolved.config(),
-            "weights_hash": hash_file(self.run.path(ENCODER)),
+            "weights_hash": hash_file(self.run.path(ENCODER_WEIGHTS)),
         }
         write_json(self.run.path(ENCODER_FACTS), facts)
         draw_curves(read_metrics(self.run.path(METRICS)), self.run.path(CURVES))
-        outputs = [ENCODER, ENCODER_FACTS, METRICS, CURVES] + ([LAYER_NORMS] if backbone.norms else [])
+        outputs = [ENCODER_WEIGHTS, ENCODER_FACTS, METRICS, CURVES] + ([LAYER_NORMS] if backbone.norms else [])
         self.run.finish(outputs, seeds=[self.settings.seed], world_size=self.world.size)
 
 
@@ -328,7 +341,7 @@ class _Watch:
         self.loop = loop
         options, resolved = loop.options, loop.resolved
         self.log = MetricsFile(loop.run.folder, resolved.active_layers, loop.step)
-        self.alarm = CollapseAlarm()
+        self.alarm = CollapseAlarm(loop.warmup)
         self.knn = OnlineKNN(loop.data, resolved.image_size, loop.settings.seed) if options.knn_every else None
         batch = resolved.batch_size
         self.bar = Progress("training", total=loop.steps * batch, unit="image", done=loop.step * batch)

@@ -16,8 +16,8 @@ from harness.core.files import write_text
 from sdssl.geometry import feature_std, positive_alignment, rankme, uniformity
 
 METRICS = "metrics.csv"
-_DEAD_STD = 0.01
-_DEAD_RANK = 1.2
+_DEAD_STD = 0.03
+_DEAD_RANK = 1.5
 _PATIENCE = 5
 
 
@@ -29,7 +29,7 @@ def figures(features: NDArray[np.float32]) -> dict[str, float]:
     """What is watched of the last layer's representations.
 
     Args:
-        features: (2, n, d) of two views of n images.
+        features: (2, n, d) of two views of n images: those of a step's last part on one process.
 
     Returns:
         alignment: mean squared distance of the two views on the sphere (Wang and Isola, ICML 2020), lower is better.
@@ -49,29 +49,38 @@ def figures(features: NDArray[np.float32]) -> dict[str, float]:
 class CollapseAlarm:
     """Stops a run whose representations stay collapsed: no spread over images, or a rank of one.
 
-    A fresh ViT says nearly the same of all images, so the alarm is armed by the first healthy reading.
+    A fresh ViT may say nearly the same of all images, so readings count from the first healthy one, or from the end of
+    the warm-up.
 
     Args:
+        warmup: Optimiser steps in which a run need not have become healthy.
         patience: How many readings in a row must be collapsed.
     """
 
-    def __init__(self, patience: int = _PATIENCE) -> None:
+    def __init__(self, warmup: int = 0, patience: int = _PATIENCE) -> None:
+        self.warmup = warmup
         self.patience = patience
         self.armed = False
         self.bad = 0
+        self.error: CollapseError | None = None
+
+    @property
+    def suspects(self) -> bool:
+        """Whether the last reading was collapsed: nothing of such a moment should be kept."""
+        return self.bad > 0
 
     def check(self, step: int, found: Mapping[str, float]) -> CollapseError | None:
         """Takes a reading; gives the error to stop with where it is the last one that patience allows."""
+        self.armed = self.armed or step > self.warmup
         dead = found["feature_std"] < _DEAD_STD or found["rankme"] < _DEAD_RANK
         self.armed = self.armed or not dead
         self.bad = self.bad + 1 if dead and self.armed else 0
-        if self.bad < self.patience:
-            return None
-        return CollapseError(
+        self.error = CollapseError(
             f"the representations collapsed by step {step}: their spread over images is {found['feature_std']:.4f} "
             f"(1 is isotropic) and their effective rank {found['rankme']:.2f}.",
-            "Lower the learning rate or --alpha, raise the batch, or add --clip 1; earlier checkpoints are kept.",
+            "Lower the learning rate or --alpha, raise the batch, or add --clip 1, in a new run.",
         )
+        return self.error if self.bad >= self.patience else None
 
 
 class MetricsFile:

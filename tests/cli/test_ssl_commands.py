@@ -165,7 +165,8 @@ def unlabelled(folder: Path) -> list[Any]:
     for split in ("train", "test"):
         (folder / "flat" / split).mkdir(parents=True)
         for number in range(20):
-            Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / "flat" / split / f"{number}.jpg")
+            pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "flat" / split / f"{number}.jpg")
     return ["--data", folder / "flat"]
 
 
@@ -195,6 +196,8 @@ BAD: dict[str, tuple[Change, str]] = {
     "parts": (lambda _: ["--accumulate", 16], "fewer than two images a part"),
     "time": (lambda _: ["--time-limit", "soon"], "is no time span"),
     "precision": (lambda _: ["--precision", "fp64"], "there is no precision named 'fp64'"),
+    "infinite": (lambda _: ["--weight-decay", "inf"], "--weight-decay inf is not possible"),
+    "out": (lambda _: ["--out", "/proc/run"], "cannot be made"),
     "device": (lambda _: ["--device", "cuda:7"], "no such device"),
     "data": (lambda _: ["--data", "missing/folder"], "missing/folder"),
     "name": (lambda _: ["--data", "cifar11"], "cifar11"),
@@ -221,20 +224,41 @@ def test_bad_input_is_a_sentence_and_a_hint(name: str, pictures: Path, tmp_path:
         assert sorted(path.name for path in (tmp_path / "run").glob("*")) == before
 
 
+def test_a_numbered_class_without_images_is_no_obstacle(trained: Path, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    draw = np.random.default_rng(0)
+    folder = tmp_path / "table"
+    folder.mkdir()
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "empty", "c"])})
+    for split, rows in (("train", 30), ("test", 8)):
+        pictures = [Image.fromarray(draw.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(rows)]
+        table = Dataset.from_dict({"image": pictures, "label": [0, 2] * (rows // 2)}, features=features)
+        table.to_parquet(folder / f"{split}.parquet")
+    out = tmp_path / "read"
+    assert main("eval", "ssl", "--encoder", trained, "--data", folder, "--probe-epochs", 5, "--out", out) == 0
+    (row,) = json.loads((out / "results.json").read_text())["rows"]
+    assert {reading["protocol"] for reading in row["readings"]} >= {"knn-10", "linear", "fewshot-10"}
+
+
+def test_an_unsplit_image_folder_is_told_as_such(trained: Path, pictures: Path, tmp_path: Path, capfd: Any) -> None:
+    assert main("eval", "ssl", "--encoder", trained, "--data", pictures / "train", "--out", tmp_path / "read") == 2
+    error = capfd.readouterr().err
+    assert "csv" not in error
+    assert "no split to score on" in error
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_with(pictures: Path, tmp_path: Path, capfd: Any) -> None:
+    arguments = ["--objective", "simclr", "--data", pictures, *SMALL, "--out", tmp_path / "run"]
+    assert main("ssl", "train", *arguments, "--precision", "bf16", "--time-limit", "0.001s") == 0
+    assert main("ssl", "train", *arguments) == 0
+    assert "trained for 2 steps" in capfd.readouterr().out
+
+
 def test_unlabelled_images_train_and_are_not_read(tmp_path: Path, capfd: Any) -> None:
     data = unlabelled(tmp_path)
-    arguments = [
-        "--objective",
-        "simclr",
-        *data,
-        *TINY,
-        "--batch-size",
-        "10",
-        "--epochs",
-        "1",
-        "--out",
-        tmp_path / "run",
-    ]
+    arguments = ["--objective", "simclr", *data, *SMALL, "--batch-size", 10, "--out", tmp_path / "run"]
     assert main("ssl", "train", *arguments) == 0
     assert main("eval", "ssl", "--encoder", tmp_path / "run", *data, "--out", tmp_path / "read") == 2
     assert "labels" in capfd.readouterr().err

@@ -248,7 +248,7 @@ def test_the_last_four_class_tokens_and_transfer(tmp_path: Path, data: Path) -> 
     assert [row["eval_dataset"] for row in rows] == ["tints", "other"]
     assert [(r["layer"], r["pooling"]) for r in rows[1]["readings"]] == [(5, "cls"), (5, "avg"), (5, "cls-last4")]
     assert (rows[1]["n_train"], rows[1]["n_test"]) == (24, 8)
-    assert (tmp_path / "run" / "other-1-layers.png").exists()
+    assert (tmp_path / "run" / "other-layers.png").exists()
 
 
 def test_a_stage_by_stage_network(tmp_path: Path, data: Path) -> None:

@@ -249,6 +249,8 @@ def test_wrong_models_are_named() -> None:
         create_vit("resnet10t", {})
     with pytest.raises(ConfigurationError, match="does not divide"):
         create_vit("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 5})
+    with pytest.raises(ConfigurationError, match="does not divide an image of 224"):
+        create_vit("vit_tiny_patch16_224", {"patch_size": 15})
     with pytest.raises(ConfigurationError, match="heads do not divide"):
         create_vit("vit_tiny_patch16_224", {"embed_dim": 100, "num_heads": 3})
 
@@ -282,6 +284,13 @@ def test_lite_adds_at_most_a_tenth(name: str, arch: str) -> None:
     assert counter.get_total_flops() == p.added_flops()
 
 
+def test_shared_heads_keep_to_the_budget_of_operations() -> None:
+    sizes = {"image_size": 8, "patch_size": 4, "depth": 12, "width": 64, "heads": 2}
+    _, p = build(TrainingSettings("mocov3", True, "vit_tiny_patch16_224", "tiny", shared_heads=True, **sizes))
+    blocks = sum(parameter.numel() for parameter in p.backbone.vit.blocks.parameters())
+    assert 0.05 * 2 * 4 * blocks < p.added_flops() <= 0.1 * 2 * 4 * blocks
+
+
 @pytest.mark.parametrize("depth", [2, 5, 12])
 @pytest.mark.parametrize("width", [24, 64, 192])
 @pytest.mark.parametrize("shared", [False, True])
@@ -290,6 +299,8 @@ def test_small_backbones_keep_to_the_budget_too(depth: int, width: int, shared: 
     _, p = build(TrainingSettings("mocov3", True, "vit_tiny_patch16_224", "tiny", shared_heads=shared, **sizes))
     blocks = sum(parameter.numel() for parameter in p.backbone.vit.blocks.parameters())
     assert p.added_parameters() <= 0.1 * blocks or p.projectors[0].widths[1] == 8
+    tokens = 64
+    assert p.added_flops() <= 0.1 * 2 * tokens * blocks or p.projectors[0].widths[1] == 8
 
 
 def test_paper_heads_are_the_published_ones() -> None:

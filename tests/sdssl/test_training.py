@@ -265,6 +265,13 @@ def test_view_seeds_do_not_meet() -> None:
     ("changes", "message"),
     [
         ({"batch_size": 100}, "64 images are too few for a batch of 100"),
+        ({"depth": 1}, "only the last layer, 1, would learn"),
+        ({"image_size": None, "patch_size": 15}, "a patch of 15 pixels does not divide an image of 224"),
+        ({"image_size": 30, "patch_size": None}, "a patch of 16 pixels does not divide an image of 30"),
+        ({"width": 25, "heads": 5}, "no multiple of 4"),
+        ({"learning_rate": 0.0}, "--learning-rate 0 is not possible"),
+        ({"learning_rate": float("inf")}, "--learning-rate inf is not possible"),
+        ({"clip": 0.0}, "--clip 0 is not possible"),
         ({"batch_size": 16, "accumulate": 16}, "fewer than two images a part"),
         ({"layers": (1, 9)}, "has no layer 9"),
         ({"layers": (3,)}, "nothing is distilled"),
@@ -311,7 +318,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(
 
     def poisoned(self: MoCoV3, *arguments: Any) -> torch.Tensor:
         calls.append(0)
-        return forward(self, *arguments) * (float("nan") if len(calls) == 6 else 1.0)
+        return forward(self, *arguments) * (
+            float("nan") if len(calls) == 7 else 1.0
+        )  # one call looks for parts without gradient
 
     with monkeypatch.context() as patch:
         patch.setattr(MoCoV3, "forward", poisoned)
@@ -325,26 +334,46 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_what_was_good(
     assert files_of(tmp_path / "run") == files_of(tmp_path / "whole")
 
 
-def test_a_collapsed_run_stops_with_a_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdssl.backbone import Backbone
+def collapse_after(healthy: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the given step on every image looks the same."""
+    import sdssl.training
 
-    forward, calls = Backbone.forward, []
+    read = sdssl.training.figures
+    calls: list[int] = []
 
-    def constant(self: Backbone, batch: torch.Tensor) -> torch.Tensor:
+    def figures(features: np.ndarray) -> dict[str, float]:
         calls.append(0)
-        found = forward(self, batch)
-        return found if len(calls) <= 4 else found * 1e-4 + 1.0
+        return {**read(features), **({"feature_std": 1e-3, "rankme": 1.0} if len(calls) > healthy else {})}
 
-    monkeypatch.setattr(Backbone, "forward", constant)
-    with pytest.raises(CollapseError, match="the representations collapsed by step"):
-        train(settings(epochs=5), images(), tmp_path / "run", options(checkpoint_every=1))
-    assert (tmp_path / "run" / "checkpoints").is_dir()
+    monkeypatch.setattr(sdssl.training, "figures", figures)
+
+
+def test_a_collapsed_run_stops_and_keeps_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for session, healthy in enumerate((6, 3)):  # the second goes on from step 6, is well for 3 more, and collapses too
+        with monkeypatch.context() as patch:
+            collapse_after(healthy, patch)
+            with pytest.raises(CollapseError, match=f"the representations collapsed by step {11 + 3 * session}:"):
+                train(settings(epochs=5), images(), tmp_path / "run", options(checkpoint_every=1))
+        steps = sorted(int(path.name[5:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+        assert steps == [5 + 3 * session, 6 + 3 * session]
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
+
+
+@pytest.mark.parametrize(("healthy", "step"), [(0, 4 + 5), (18, 20)], ids=["from the start", "at the very end"])
+def test_no_collapsed_encoder_is_called_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, healthy: int, step: int
+) -> None:
+    collapse_after(healthy, monkeypatch)
+    with pytest.raises(CollapseError, match=f"collapsed by step {step}:"):
+        train(settings(epochs=5, warmup=0.2), images(), tmp_path / "run", options(checkpoint_every=1))
+    assert not (tmp_path / "run" / "encoder.safetensors").exists()
 
 
 def test_the_alarm_waits_for_a_healthy_start_and_for_patience() -> None:
-    alarm = CollapseAlarm(patience=2)
+    alarm = CollapseAlarm(warmup=20, patience=2)
     dead, alive = {"feature_std": 1e-4, "rankme": 1.0}, {"feature_std": 0.5, "rankme": 9.0}
     assert [alarm.check(step, dead) for step in range(9)] == [None] * 9
+    assert not alarm.suspects
     assert alarm.check(9, alive) is None
     assert alarm.check(10, dead) is None
     assert alarm.check(11, alive) is None
@@ -401,6 +430,60 @@ def test_corrupt_images_are_skipped_counted_and_named(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "run" / "encoder.json").read_text())
     assert sorted(facts["corrupt_images"]) == sorted(outcome.corrupt)
     assert "2 images could not be decoded" in outcome.report()[0]
+
+
+@pytest.mark.parametrize("layers", [None, (1,)], ids=["all layers", "one"])
+def test_norms_of_their_own_are_read_back(tmp_path: Path, layers: tuple[int, ...] | None) -> None:
+    from sdssl.encoders import Hardware
+    from sdssl.settings import build
+    from sdssl.timm_reader import open_run
+
+    chosen = settings(norm="own", layers=layers, learning_rate=1.0)
+    train(chosen, images(), tmp_path / "run", options())
+    reader = open_run(tmp_path / "run", Hardware(device="cpu"), None)
+    _, pretrainer = build(chosen)
+    pretrainer.backbone.vit.load_state_dict(load_file(tmp_path / "run" / "encoder.safetensors"))
+    pretrainer.backbone.norms.load_state_dict(load_file(tmp_path / "run" / "layer_norms.safetensors"))
+    assert pretrainer.backbone.norms["1"].weight.std() > 0  # it has learnt
+    data = images(8)
+    with torch.no_grad():
+        pixels = torch.stack([reader.transform(data.image(i)) for i in range(8)])
+        (*lower, _) = pretrainer.eval().backbone(pixels)
+    found = reader.read([data.image(i) for i in range(8)], [1, 2, 3])
+    np.testing.assert_allclose(found[1, "cls"], lower[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_that_was_changed_is_refused(tmp_path: Path) -> None:
+    from sdssl.encoders import Hardware
+    from sdssl.timm_reader import open_run
+
+    train(settings(epochs=1), images(), tmp_path / "run", options())
+    path = tmp_path / "run" / "encoder.safetensors"
+    blob = bytearray(path.read_bytes())
+    blob[-4:] = bytes(4)
+    path.write_bytes(bytes(blob))
+    with pytest.raises(DataError, match="its hash differs"):
+        open_run(tmp_path / "run", Hardware(device="cpu"), None)
+
+
+def test_a_vit_that_pools_in_its_own_way_resumes(tmp_path: Path) -> None:
+    """SigLIP's attention pooling is nothing that a loss reaches."""
+    sizes = {"image_size": 16, "patch_size": 8, "depth": 2, "width": 24, "heads": 2}
+    chosen = TrainingSettings(
+        "mocov3", True, "vit_base_patch16_siglip_224", "tiny", epochs=2, batch_size=16, seed=1, **sizes
+    )
+    train(chosen, images(32), tmp_path / "whole", options())
+    for _ in range(4):
+        outcome = train(chosen, images(32), tmp_path / "parts", options(time_limit=1e-9))
+    assert outcome.step == outcome.steps == 4
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    import timm
+
+    facts = json.loads((tmp_path / "parts" / "encoder.json").read_text())
+    assert facts["arguments"]["global_pool"] == "avg"
+    timm.create_model(facts["arch"], **facts["arguments"]).load_state_dict(
+        load_file(tmp_path / "parts" / "encoder.safetensors")
+    )
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:
