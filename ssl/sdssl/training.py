@@ -188,10 +188,8 @@ class _Loop:
         )
         watch = _Watch(self) if self.world.is_main else None
         if self.pretrainer.distils and self.world.is_main:
-            added, own = (
-                self.pretrainer.added_parameters(),
-                sum(p.numel() for p in self.pretrainer.backbone.parameters()),
-            )
+            added = self.pretrainer.added_parameters()
+            own = sum(parameter.numel() for parameter in self.pretrainer.backbone.parameters())
             self.run.log(f"heads below the last layer: {added:,} parameters, {added / own:.1%} of the backbone's")
         ended = time.monotonic() + (options.time_limit or math.inf)
         collapse: HarnessError | None = None

@@ -221,6 +221,24 @@ def test_accumulated_gradients_are_the_mean_of_the_parts(tmp_path: Path) -> None
     assert line["gradient_norm"] == pytest.approx(float(norm), rel=1e-5)
 
 
+def test_the_teacher_follows_each_step(tmp_path: Path) -> None:
+    from sdssl.settings import build
+
+    chosen = settings(momentum=0.75)
+    train(chosen, images(), tmp_path / "run", options(time_limit=1e-9))
+    (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
+    student, teacher = load_file(folder / "model.safetensors"), load_file(folder / "teacher.safetensors")
+    _, fresh = build(chosen)
+    before = fresh.state_dict()
+    moved = 0
+    for name, value in teacher.items():
+        own = name.replace("teacher.0.", "backbone.").replace("teacher.1.", "projectors.1.")
+        # The momentum of the first step is the one it starts from.
+        torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * student[own], rtol=1e-5, atol=1e-7)
+        moved += not torch.equal(value, before[name])
+    assert moved > 10
+
+
 def test_clipping_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     step = torch.optim.AdamW.step
