@@ -26,6 +26,13 @@ _TRAINING = (
     "active_layers",
     "weights_hash",
 )
+_SIZES = {
+    "img_size": "{} px",
+    "patch_size": "patch {}",
+    "depth": "depth {}",
+    "embed_dim": "width {}",
+    "num_heads": "{} heads",
+}
 _NEEDED = ("arch", "arguments", "image_size", "mean", "std")
 _INPUT = ("mean", "std", "crop_pct", "interpolation", "input_size")
 _HEADS = ("head", "fc", "classifier", "head_dist", "last_linear", "fc_norm", "head_drop")
@@ -136,9 +143,11 @@ def open_run(folder: Path, hardware: Hardware, image_size: int | None) -> ImageE
     image = ImageSettings(
         size, tuple(facts["mean"]), tuple(facts["std"]), facts.get("crop_fraction", default_crop(size))
     )
+    backbone = TimmBackbone(model, facts["arch"], facts["arguments"], norms)
+    backbone.arch = _described(facts["arch"], facts["arguments"])
     return ImageEncoder(
         folder.resolve().name,
-        TimmBackbone(model, facts["arch"], facts["arguments"], norms),
+        backbone,
         image,
         {**{key: known.get(key) for key in _FACTS}, **{key: facts[key] for key in _TRAINING if key in facts}},
         hardware,
@@ -159,6 +168,12 @@ def _facts_of(folder: Path) -> dict[str, Any]:
     if wrong := [key for key, holds in sound.items() if not holds]:
         raise DataError(f"{folder / ENCODER_FACTS} is damaged: {wrong[0]} is {facts[wrong[0]]!r}.")
     return dict(facts)
+
+
+def _described(arch: str, arguments: Mapping[str, Any]) -> str:
+    """An architecture by its name in timm and the sizes that are not its own."""
+    sizes = [words.format(arguments[key]) for key, words in _SIZES.items() if key in arguments]
+    return ", ".join([arch, *sizes])
 
 
 def _is_colour(value: Any) -> bool:

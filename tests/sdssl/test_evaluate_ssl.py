@@ -146,7 +146,7 @@ def test_the_row(finished: dict[str, Any], data: Path) -> None:
         "simclr-run",
         "simclr",
         False,
-        "vit_tiny_patch16_224",
+        "vit_tiny_patch16_224, 16 px, patch 4, depth 3, width 48, 3 heads",
         "digits",
         "tints",
         4,
