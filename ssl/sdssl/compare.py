@@ -80,6 +80,7 @@ def compare(rows: Sequence[Row], protocol: str, pooling: str) -> list[Comparison
         DataError: There is no pair.
     """
     groups: dict[tuple[str, ...], dict[tuple[int, bool], dict[int, float]]] = {}
+    images: dict[tuple[Any, ...], Any] = {}
     for row in rows:
         top1 = {
             reading["layer"]: reading["top1"]["value"]
@@ -90,12 +91,16 @@ def compare(rows: Sequence[Row], protocol: str, pooling: str) -> list[Comparison
             continue
         facts = row["protocol"].get("encoder", {})
         settings = {k: v for k, v in facts.get("settings", {}).items() if k not in _MAY_DIFFER}
-        same = hash_json([row["n_train"], row["n_test"], facts.get("dataset_hash"), facts.get("steps"), settings])
+        same = hash_json([row["n_train"], row["n_test"], facts.get("train_images"), facts.get("steps"), settings])
         key = (row["eval_dataset"], str(row["train_dataset"]), row["arch"], row["objective"], same)
         groups.setdefault(key, {})[row["seed"], bool(row["self_distill"])] = top1
+        # A seed also draws the images of a part of a dataset, so they differ between seeds but not within a pair.
+        images[*key, row["seed"], bool(row["self_distill"])] = facts.get("dataset_hash")
     found = []
-    for (eval_dataset, train_dataset, arch, objective, _), runs in sorted(groups.items()):
-        seeds = tuple(sorted(seed for seed, distils in runs if distils and (seed, False) in runs))
+    for group, runs in sorted(groups.items()):
+        eval_dataset, train_dataset, arch, objective, _ = group
+        pairs = [seed for seed, distils in runs if distils and (seed, False) in runs]
+        seeds = tuple(sorted(seed for seed in pairs if images[*group, seed, True] == images[*group, seed, False]))
         if not seeds:
             continue
         layers = sorted(set.intersection(*(set(runs[seed, way]) for seed in seeds for way in (False, True))))

@@ -62,6 +62,7 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
         {"eval_dataset": "e"},
         {"n_test": 11},
         {"settings": {"learning_rate": 0.2}},
+        {"protocol": {"encoder": {"dataset_hash": "y", "steps": 5, "settings": {"learning_rate": 0.1}}}},
         {"objective": None},
     ],
     ids=str,
