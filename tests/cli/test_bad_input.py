@@ -262,7 +262,7 @@ CASES: dict[str, Case] = {
     "out is a file": (lambda g: taken(g, "file"), "out is a file, not a folder", "another --out"),
     "out is somebody's folder": (lambda g: taken(g, "folder"), "holds no run .thesis.tex is in it", "empty folder"),
     "out is another run": (lambda g: taken(g, "run"), r"another configuration \(.*texts: 20 -> 60", "another --out"),
-    "out lies in a file": (lambda g: taken(g, "below a file"), "file/run cannot be used: Not a directory", "path"),
+    "out lies in a file": (lambda g: taken(g, "below a file"), "file/run cannot be made: Not a directory", "path"),
     # detect fit
     "rde, few rows": (lambda g: g.fit("rde"), "more training rows than components: it has 60 rows and 100", "--comp"),
     "rde, few rows of a class": (
