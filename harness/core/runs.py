@@ -100,7 +100,7 @@ class Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
-                f"the folder {self.folder} cannot be made: {error.strerror or error}.", "Choose another --out."
+                f"the folder {self.folder} cannot be made: {error.strerror or error}.", "Give another path as --out."
             ) from error
         self._lock = filelock.FileLock(self.path(LOCK))
         try:
