@@ -38,6 +38,7 @@ WORDS = (
 )
 
 HarnessProcess = Callable[..., "subprocess.CompletedProcess[str]"]
+HarnessMain = Callable[..., int]
 VictimFolder = Callable[..., Path]
 
 
@@ -52,6 +53,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no folder of shared data beside the repository ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def main() -> HarnessMain:
+    """`(*arguments)` runs `harness` in this process, which spares the imports of another: its exit code."""
+    import harness.cli
+
+    def run(*arguments: Any) -> int:
+        before = sys.argv
+        sys.argv = ["harness", *map(str, arguments)]
+        try:
+            harness.cli.main()
+        except SystemExit as left:
+            return int(left.code or 0)
+        finally:
+            sys.argv = before
+        return 0
+
+    return run
 
 
 @pytest.fixture(scope="session")

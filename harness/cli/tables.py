@@ -165,6 +165,17 @@ def print_comparison(found: Comparison) -> None:
         f"self-distilled higher at {better} of {len(found.layers)} layers; "
         f"interval above 0 at {clear}, below 0 at {worse}"
     )
+    parts = [("last", slice(-1, None)), ("lowest", found.low), ("between", found.between)]
+    shown = [
+        f"{name} {_span(found.layers[part])} {100 * found.difference[part].mean():+.1f}"
+        for name, part in parts
+        if found.layers[part]
+    ]
+    out.print(f"mean difference by layers: {'; '.join(shown)}")
+
+
+def _span(layers: Sequence[int]) -> str:
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
 
 
 def _coloured(text: str, positions: Sequence[int], colour: str) -> Text:

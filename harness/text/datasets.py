@@ -17,10 +17,11 @@ from typing import Any
 
 from harness.core.errors import ConfigurationError, DataError, MissingFileError, UnknownNameError
 from harness.core.registry import Registry
+from harness.core.splits import canonical_split
 from harness.text.columns import choose_columns
 from harness.text.hub_datasets import HubDataset
 from harness.text.local_files import READERS
-from harness.text.local_folders import canonical_split, find_splits
+from harness.text.local_folders import find_splits
 from harness.text.text_dataset import TextDataset, build_dataset, row_id, source_key
 
 __all__ = [

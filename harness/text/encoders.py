@@ -15,8 +15,10 @@ from harness.core.compat import prepare_torchvision
 from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, DataError, MissingFileError
 from harness.core.flops import flops_at_exits
+from harness.core.loading import unloadable
 from harness.text.architectures import CLASS_REPRESENTATION
-from harness.text.victims import looks_like_path, summary, token_limit, weights_hash
+from harness.text.batches import padded_batches
+from harness.text.victims import looks_like_path, token_limit, weights_hash
 
 Features = dict[tuple[int, str], NDArray[np.float32]]
 # Operations depend on a text's length; they are counted on one of this many tokens.
@@ -56,7 +58,6 @@ class TextEncoder:
         dtype: str = "fp32",
         device: str | None = None,
     ) -> None:
-
         if not tokenizer.is_fast:
             raise ConfigurationError(
                 f"the encoder {name!r} has only a slow tokenizer.", "Save a tokenizer.json beside the model."
@@ -132,7 +133,9 @@ class TextEncoder:
         except ConfigurationError:
             raise
         except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own
-            raise _unloadable(source, error) from error
+            raise ConfigurationError(
+                *unloadable("encoder", "encoder of texts", source, error, "Check the spelling and the network.")
+            ) from error
         finally:
             transformers.logging.set_verbosity(verbosity)
         lacking = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
@@ -162,12 +165,8 @@ class TextEncoder:
         if not items:
             return found
         encodings = self.tokenizer(list(items), truncation=True, max_length=self.max_length)
-        order = np.argsort([-len(ids) for ids in encodings["input_ids"]], kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            batch = self.tokenizer.pad(
-                {key: [encodings[key][row] for row in rows] for key in encodings}, return_tensors="pt"
-            ).to(self.device)
+        for rows, padded in padded_batches(self.tokenizer, encodings, self.batch_size):
+            batch = padded.to(self.device)
             started = time.perf_counter()
             with torch.inference_mode():
                 states = self.model(**batch, output_hidden_states=True).hidden_states
@@ -209,17 +208,3 @@ class TextEncoder:
         ids = torch.full((1, length), self.tokenizer.unk_token_id or 0, device=self.device)
         found = flops_at_exits(lambda: self.model(input_ids=ids, attention_mask=torch.ones_like(ids)), blocks)
         return found if len(found) == self.num_layers else [None] * self.num_layers
-
-
-def _unloadable(source: str, error: Exception) -> ConfigurationError:
-    if isinstance(error, OSError) and "safetensors" in str(error):
-        return ConfigurationError(
-            f"the encoder {source} has no weights in safetensors.",
-            "Pickled weights are never loaded; convert them once with transformers' save_pretrained.",
-        )
-    if Path(source).is_dir():
-        return ConfigurationError(f"the folder {source} holds no loadable encoder of texts: {summary(error)}.")
-    return ConfigurationError(
-        f"the encoder {source!r} is neither a folder nor loadable from the Hugging Face Hub.",
-        "Check the spelling and the network.",
-    )

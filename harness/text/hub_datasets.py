@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from harness.core.errors import ConfigurationError, DataError, HarnessError
-from harness.core.files import disk_errors
+from harness.core.errors import DataError
+from harness.core.loading import load_hub_dataset
 from harness.text.columns import choose_columns
 from harness.text.local_files import table_of
 from harness.text.text_dataset import TextDataset, build_dataset
@@ -33,27 +32,14 @@ class HubDataset:
             HarnessError: The Hub cannot be reached and the cache does not have it.
         """
         self._check_split(split)
-        import datasets
-
-        # `datasets` would read such a folder instead of the Hub, and ignore the revision.
-        if Path(self.hub_id).exists():
-            raise ConfigurationError(
-                f"the local folder {self.hub_id} hides the Hub's dataset {self.name!r}.",
-                f"Give ./{self.hub_id} to read that folder, or run the command elsewhere.",
-            )
-        cache = Path(datasets.config.HF_DATASETS_CACHE)
-        try:
-            with disk_errors(cache):
-                loaded = datasets.load_dataset(self.hub_id, self.config, split=split, revision=self.revision)
-        except HarnessError:
-            raise
-        except Exception as error:  # the Hub's clients raise errors of four libraries
-            reason = " ".join(str(error).split())[:200].rstrip(".")
-            raise HarnessError(
-                f"the dataset {self.name!r} ({self.hub_id}) cannot be loaded from the Hugging Face Hub: "
-                f"{type(error).__name__}: {reason}.",
-                "Check the connection or pass a local folder or file instead, e.g. --dataset path/to/folder.",
-            ) from error
+        loaded = load_hub_dataset(
+            f"the dataset {self.name!r}",
+            self.hub_id,
+            self.config,
+            split=split,
+            revision=self.revision,
+            hint="Check the connection or pass a local folder or file instead, e.g. --dataset path/to/folder.",
+        )
         source = {"kind": "hub", "id": self.hub_id, "config": self.config, "revision": self.revision}
         where = f"the dataset {self.name!r}, split {split!r},"
         wanted = (self.text_column, self.label_column)

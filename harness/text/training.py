@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from harness.core.compat import prepare_torchvision
 from harness.core.errors import DataError, HarnessError, MissingFileError, VictimError
 from harness.core.files import cache_folder, disk_errors, hash_json, write_json
+from harness.core.loading import summary
 from harness.core.progress import Progress
 from harness.core.runs import Run
 from harness.text.architectures import class_representation
 from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
-from harness.text.victims import Victim, looks_like_path, summary, token_limit
+from harness.text.victims import Victim, looks_like_path, token_limit
 
 VICTIM_FACTS = "victim.json"
 VICTIM_FILES = ["model.safetensors", "config.json", "tokenizer.json", VICTIM_FACTS]

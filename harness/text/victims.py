@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from harness.core.compat import prepare_torchvision
 from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
+from harness.core.loading import unloadable
 from harness.core.registry import Registry
+from harness.core.weights import hash_weights
 from harness.text.architectures import class_representation
-
-if TYPE_CHECKING:
-    pass
+from harness.text.batches import padded_batches
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Each is a function that returns a folder; lazily, for the embedded victim is trained with what stands here.
@@ -159,7 +158,15 @@ class Victim:
         except HarnessError:
             raise
         except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own
-            raise _unloadable(source, error) from error
+            raise VictimError(
+                *unloadable(
+                    "victim",
+                    "classifier",
+                    source,
+                    error,
+                    "Check the spelling and the network, or train one: harness victim train.",
+                )
+            ) from error
         if loading["missing_keys"]:
             raise VictimError(
                 f"the victim {name!r} has no trained classification head "
@@ -250,18 +257,13 @@ class Victim:
             empty = {n: np.zeros((0, self.model.config.hidden_size), np.float32) for n in numbers}
             return VictimOutputs(np.zeros((0, self.num_labels)), empty)
         encodings = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
-        lengths = np.array([len(ids) for ids in encodings["input_ids"]])
         truncated = sum(bool(encoding.overflowing) for encoding in encodings.encodings)
-        order = np.argsort(-lengths, kind="stable")
         probabilities = np.zeros((len(texts), self.num_labels))
         features = {n: np.zeros((len(texts), self.model.config.hidden_size), np.float32) for n in numbers}
         started = time.perf_counter()
         with torch.inference_mode():
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                batch = self.tokenizer.pad(
-                    {key: [encodings[key][row] for row in rows] for key in encodings}, return_tensors="pt"
-                ).to(self.device)
+            for rows, padded in padded_batches(self.tokenizer, encodings, self.batch_size):
+                batch = padded.to(self.device)
                 output = self.model(**batch, output_hidden_states=bool(numbers))
                 probabilities[rows] = torch.softmax(output.logits.double(), dim=-1).cpu().numpy()
                 for n in numbers:
@@ -309,36 +311,9 @@ _DECIDING_SETTINGS = (
 
 def weights_hash(model: Any, tokenizer: Any) -> str:
     """SHA-256 over what decides the outputs: architecture, every tensor, and the tokenizer."""
-    import torch
-
     settings = {name: getattr(model.config, name, None) for name in _DECIDING_SETTINGS}
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     tokens = json.loads(tokenizer.backend_tokenizer.to_str())
     # Truncation and padding are settings of the last call, not of the tokenizer.
     tokens.pop("truncation", None)
     tokens.pop("padding", None)
-    digest.update(json.dumps(tokens, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def summary(error: Exception) -> str:
-    """The beginning of a library's error message, on one line."""
-    return " ".join(str(error).split())[:200].rstrip(".: ") or type(error).__name__
-
-
-def _unloadable(source: str, error: Exception) -> VictimError:
-    text = str(error)
-    if isinstance(error, OSError) and "safetensors" in text:
-        return VictimError(
-            f"the victim {source} has no weights in safetensors.",
-            "Pickled weights are never loaded; convert them once with transformers' save_pretrained.",
-        )
-    if Path(source).is_dir():
-        return VictimError(f"the folder {source} holds no loadable classifier: {summary(error)}.")
-    return VictimError(
-        f"the victim {source!r} is neither a folder nor loadable from the Hugging Face Hub.",
-        "Check the spelling and the network, or train one: harness victim train.",
-    )
+    return hash_weights(json.dumps(settings).encode(), model, json.dumps(tokens, sort_keys=True).encode())

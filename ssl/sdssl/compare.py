@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.errors import DataError
-from harness.core.files import atomic_writer, hash_json
+from harness.core.files import hash_json
+from harness.core.pictures import COLOURS, new_figure, save_figure
 from harness.core.rows import Row
 
 LEVEL = 0.95
 # In what a pair of training runs may differ; what is not in a baseline's settings at all is about distillation.
 _MAY_DIFFER = {"seed", "self_distill", "active_layers", "layers", "sizes", "alpha", "alpha_schedule", "norm"}
 _MAY_DIFFER |= {"head_width", "shared_heads"}
-_BASELINE, _DISTILLED = "#56B4E9", "#D55E00"
+_BASELINE, _DISTILLED = COLOURS[5], COLOURS[1]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class Comparison:
     def difference(self) -> NDArray[np.float64]:
         """(L,) mean over seeds of self-distilled minus baseline."""
         return np.asarray((self.distilled - self.baseline).mean(axis=0))
+
+    @property
+    def low(self) -> slice:
+        """Where the lowest third of the layers stands, rounded down, at least one."""
+        return slice(0, max(1, len(self.layers) // 3))
+
+    @property
+    def between(self) -> slice:
+        """Where the layers between those and the last stand; there may be none."""
+        return slice(self.low.stop, len(self.layers) - 1)
 
     def margin(self) -> NDArray[np.float64] | None:
         """(L,) half the width of the 95 % t-interval of the difference over seeds; None with one seed."""
@@ -120,15 +131,8 @@ def compare(rows: Sequence[Row], protocol: str, pooling: str) -> list[Comparison
 
 def draw_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
     """Draws layer curves, a panel a comparison: means over seeds, each seed as a thin line."""
-    from matplotlib.figure import Figure
-
-    columns = min(2, len(comparisons))
-    lines = -(-len(comparisons) // columns)
-    figure = Figure(figsize=(5.6 * columns, 3.7 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes[len(comparisons) :]:
-        axis.set_visible(False)
-    for axis, one in zip(axes, comparisons, strict=False):
+    figure, axes = new_figure(len(comparisons))
+    for axis, one in zip(axes, comparisons, strict=True):
         for name, values, colour, dashes, marker in (
             ("baseline", one.baseline, _BASELINE, "--", "o"),
             ("self-distilled", one.distilled, _DISTILLED, "-", "s"),
@@ -142,5 +146,4 @@ def draw_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
         axis.set_ylabel(f"{one.protocol} on {one.pooling}, top-1 in %")
         axis.set_xticks(one.layers)
         axis.legend(frameon=False)
-    with atomic_writer(path) as handle:
-        figure.savefig(handle, dpi=110, format="png")
+    save_figure(figure, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.core.files import atomic_writer
+from harness.core.pictures import COLOURS, new_figure, save_figure
 
 CURVES = "curves.png"
 _PANELS = (
@@ -26,29 +26,26 @@ def draw_curves(lines: Sequence[Mapping[str, float | None]], path: Path) -> None
         path: The PNG to write.
     """
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 6.5), layout="constrained")
-    axes = figure.subplots(2, 4).ravel()
+    figure, axes = new_figure(2 + len(_PANELS), columns=4, size=(3.3, 3.3))
     layers = [name for name in lines[0] if name.startswith("loss_layer_")]
     shades = mpl.colormaps["viridis"]
     for number, name in enumerate(layers):
-        colour = shades(0.9 * number / max(1, len(layers) - 1)) if len(layers) > 1 else "#0072B2"
+        colour = shades(0.9 * number / max(1, len(layers) - 1)) if len(layers) > 1 else COLOURS[0]
         axes[0].plot(*_points(lines, name), color=colour, linewidth=1.2, label=name.removeprefix("loss_layer_"))
     axes[0].set(title="loss of each layer", xlabel="step")
     axes[0].legend(title="layer", fontsize=7, ncols=2, frameon=False)
     for axis, (name, title) in zip(axes[1:], _PANELS, strict=False):
         steps, values = _points(lines, name)
-        axis.plot(steps, values, color="#0072B2", linewidth=1.2, marker="o" if len(steps) < 40 else None, markersize=3)
+        axis.plot(steps, values, color=COLOURS[0], linewidth=1.2, marker="o" if len(steps) < 40 else None, markersize=3)
         axis.set(title=title, xlabel="step")
         if not steps:
             axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes, color="0.4")
-    axes[-1].plot(*_points(lines, "learning_rate"), color="#0072B2", label="learning rate")
+    axes[-1].plot(*_points(lines, "learning_rate"), color=COLOURS[0], label="learning rate")
     other = axes[-1].twinx()
-    other.plot(*_points(lines, "alpha"), color="#D55E00", linestyle="--", label="alpha")
+    other.plot(*_points(lines, "alpha"), color=COLOURS[1], linestyle="--", label="alpha")
     axes[-1].set(title="learning rate (line), alpha (dashed)", xlabel="step")
-    with atomic_writer(path) as handle:
-        figure.savefig(handle, dpi=110, format="png")
+    save_figure(figure, path)
 
 
 def _points(lines: Sequence[Mapping[str, float | None]], name: str) -> tuple[list[float], list[float]]:

@@ -6,7 +6,6 @@ batches images, with threads that decode ahead of the forward, and counts time a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import canonical_json
 from harness.core.flops import flops_at_exits
+from harness.core.weights import hash_weights
 from sdssl.augment import augmentation_for, reading_transform, two_views
 from sdssl.images import CorruptImageError, ImageDataset
 from sdssl.layer_reading import Features
@@ -141,7 +141,8 @@ class ImageEncoder:
             "interpolation": image.interpolation,
             "dtype": hardware.dtype,
         }
-        self.hash = weights_hash(backbone.module, {**backbone.identity, **self.settings, "dtype": ""})
+        identity = {**backbone.identity, **self.settings, "dtype": ""}
+        self.hash = hash_weights(canonical_json(identity), backbone.module)
         self.forward_seconds = 0.0
         backbone.module.to(self.device).eval().requires_grad_(False)
         self._probe()
@@ -269,12 +270,3 @@ class ImageEncoder:
             values = {key: value.float().cpu().numpy() for key, value in found.items()}
         self.forward_seconds += time.perf_counter() - started
         return values
-
-
-def weights_hash(module: nn.Module, identity: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) over every tensor of a module and what else decides its outputs."""
-    digest = hashlib.sha256(canonical_json(dict(identity)))
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

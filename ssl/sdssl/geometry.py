@@ -72,7 +72,7 @@ def negative_alignment(features: Features, labels: Labels, *, normalised: bool) 
     return float(max(0.0, total / (counts @ others)))
 
 
-def uniformity(features: Features, t: float = 2.0, *, device: str | torch.device = "cpu") -> float:
+def uniformity(features: Features, t: float = 2.0) -> float:
     """Log of the mean of exp(-t |x_i - x_j|^2) over pairs i < j of L2-normalised rows (Wang and Isola, ICML 2020).
 
     0 where all rows point the same way, lower where they are spread; at least -4 t.
@@ -80,12 +80,11 @@ def uniformity(features: Features, t: float = 2.0, *, device: str | torch.device
     Args:
         features: (n, d) features; the cost is n^2 d.
         t: The bandwidth.
-        device: Where to compute.
 
     Raises:
         DataError: Fewer than two rows, or features that are empty or not finite.
     """
-    rows = torch.as_tensor(_rows(features, normalised=True, least=2), device=device)
+    rows = torch.as_tensor(_rows(features, normalised=True, least=2))
     squares = (rows**2).sum(dim=1)
     parts = []
     for start in range(0, len(rows), _BLOCK):
@@ -98,7 +97,7 @@ def uniformity(features: Features, t: float = 2.0, *, device: str | torch.device
     return float(torch.stack(parts).logsumexp(dim=0)) - float(np.log(pairs))
 
 
-def rankme(features: Features, eps: float = 1e-7, *, device: str | torch.device = "cpu") -> float:
+def rankme(features: Features, eps: float = 1e-7) -> float:
     """Effective rank: the exponential of the entropy of the singular values (RankMe, Garrido et al., ICML 2023).
 
     Not centred, as in the paper. Between 1 (all rows on one line) and min(n, d); 0 where all features are zero.
@@ -106,12 +105,11 @@ def rankme(features: Features, eps: float = 1e-7, *, device: str | torch.device 
     Args:
         features: (n, d) features; the paper takes n well above d.
         eps: Added to every normalised singular value.
-        device: Where to compute.
 
     Raises:
         DataError: Features that are empty or not finite.
     """
-    values = torch.linalg.svdvals(torch.as_tensor(_rows(features, normalised=False), device=device))
+    values = torch.linalg.svdvals(torch.as_tensor(_rows(features, normalised=False)))
     total = values.sum()
     if float(total) == 0:
         return 0.0
@@ -135,12 +133,11 @@ def feature_std(features: Features) -> float:
     return float(rows.std(axis=0).mean() * np.sqrt(rows.shape[1]))
 
 
-def linear_cka(features: Sequence[Features], *, device: str | torch.device = "cpu") -> NDArray[np.float64]:
+def linear_cka(features: Sequence[Features]) -> NDArray[np.float64]:
     """Linear centred kernel alignment between all pairs of layers (Kornblith et al., ICML 2019).
 
     Args:
         features: One (n, d_i) array a layer, rows of the same items in the same order; widths may differ.
-        device: Where to compute.
 
     Returns:
         (L, L) symmetric values in [0, 1], with 1 on the diagonal. A layer whose rows are all equal (to within what
@@ -152,7 +149,7 @@ def linear_cka(features: Sequence[Features], *, device: str | torch.device = "cp
     if not features or len({len(layer) for layer in features}) != 1:
         raise DataError("CKA needs one array of features a layer, all with the same number of rows.")
     centred = [_centred(_rows(layer, normalised=False, least=2)) for layer in features]
-    layers = [torch.as_tensor(layer, device=device) for layer in centred]
+    layers = [torch.as_tensor(layer) for layer in centred]
     count = len(layers)
     shared = torch.zeros((count, count), dtype=torch.float64)
     if len(layers[0]) < max(layer.shape[1] for layer in layers):

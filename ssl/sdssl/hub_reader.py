@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, DataError, MissingFileError
 from harness.core.files import read_json
+from harness.core.loading import unloadable
 from sdssl.augment import IMAGENET_MEAN, IMAGENET_STD
 from sdssl.encoder_files import ENCODER_FACTS
 from sdssl.encoders import Hardware, ImageEncoder, ImageSettings, default_crop
@@ -186,7 +187,15 @@ def _open_transformers(source: str, name: str, hardware: Hardware, image_size: i
     except ConfigurationError:
         raise
     except Exception as error:  # transformers and safetensors raise errors of their own
-        raise _unloadable(source, error) from error
+        raise ConfigurationError(
+            *unloadable(
+                "encoder",
+                "encoder",
+                source,
+                error,
+                "Check the spelling and the network; timm models are written timm:NAME.",
+            )
+        ) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
     # Which part of a text-and-image model, and a pooler that was never trained, must not matter.
@@ -264,18 +273,3 @@ def _hub_json(repository: str, name: str) -> dict[str, Any] | None:
     except (OSError, HfHubHTTPError, HFValidationError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _unloadable(source: str, error: Exception) -> ConfigurationError:
-    reason = " ".join(str(error).split())[:200].rstrip(".: ") or type(error).__name__
-    if isinstance(error, OSError) and "safetensors" in str(error):
-        return ConfigurationError(
-            f"the encoder {source!r} has no weights in safetensors.",
-            "Pickled weights are never loaded; convert them once with transformers' save_pretrained.",
-        )
-    if Path(source).is_dir():
-        return ConfigurationError(f"the folder {source} holds no loadable encoder: {reason}.")
-    return ConfigurationError(
-        f"the encoder {source!r} is neither a folder nor loadable from the Hugging Face Hub.",
-        "Check the spelling and the network; timm models are written timm:NAME.",
-    )

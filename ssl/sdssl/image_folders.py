@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import DataError, MissingFileError
+from harness.core.splits import SPLIT_NAMES
 from sdssl.image_dataset import ImageDataset, make_dataset
 from sdssl.image_stores import FileImages
 
@@ -26,19 +27,6 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
 )
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
-
-
-def canonical_split(split: str) -> str:
-    """One name a split: "dev", "val" and "valid" are "validation"; any other name stays as it is."""
-    return SPLIT_NAMES.get(split.lower(), split)
 
 
 def folder_splits(root: Path) -> dict[str, Path]:

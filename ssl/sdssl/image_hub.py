@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from harness.core.errors import ConfigurationError, DataError, HarnessError
-from harness.core.files import disk_errors
+from harness.core.errors import ConfigurationError, DataError
+from harness.core.loading import hub_unreachable, load_hub_dataset
+from harness.core.splits import canonical_split
 from sdssl.image_dataset import ImageDataset
-from sdssl.image_folders import canonical_split
 from sdssl.image_stores import ArrowImages
 from sdssl.image_tables import build_table_dataset
 
 PREFIX = "hub:"
+_HINT = "Check the connection or give a local folder or Parquet file instead."
 _SPEC = re.compile(r"hub:([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?")
 _COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
 
@@ -81,29 +81,15 @@ class HubImages:
         try:
             names = datasets.get_dataset_split_names(self.hub_id, self.config, revision=self.revision)
         except Exception as error:  # the Hub's clients raise errors of four libraries
-            raise self._unreachable(error) from error
+            raise hub_unreachable(f"{self._shown} ({self.hub_id})", error, _HINT) from error
         return sorted({canonical_split(str(name)) for name in names})
 
     def _load(self) -> tuple[Any, str | None]:
         """All splits, as `datasets` loads them, and their commit."""
-        # `datasets` would read such a folder instead of the Hub, and ignore the revision.
-        if Path(self.hub_id).exists():
-            raise ConfigurationError(
-                f"the local folder {self.hub_id} hides the Hub's dataset {self.name!r}.",
-                f"Give ./{self.hub_id} to read that folder, or run the command elsewhere.",
-            )
-        import datasets
-
         revision = self.revision
         if revision is None or not _COMMIT.fullmatch(revision):
             revision = self._current_commit() or revision
-        try:
-            with disk_errors(Path(datasets.config.HF_DATASETS_CACHE)):
-                loaded = datasets.load_dataset(self.hub_id, self.config, revision=revision)
-        except HarnessError:
-            raise
-        except Exception as error:  # the Hub's clients raise errors of four libraries
-            raise self._unreachable(error) from error
+        loaded = load_hub_dataset(self._shown, self.hub_id, self.config, revision=revision, hint=_HINT)
         if revision is None or not _COMMIT.fullmatch(revision):
             revision = _commit_in_cache(loaded) or revision
         return loaded, revision
@@ -122,13 +108,9 @@ class HubImages:
             f"the image dataset {self.name!r} has no split {split!r}.", f"It has: {', '.join(sorted(known))}."
         )
 
-    def _unreachable(self, error: Exception) -> HarnessError:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        return HarnessError(
-            f"the image dataset {self.name!r} ({self.hub_id}) cannot be loaded from the Hugging Face Hub: "
-            f"{type(error).__name__}: {reason}.",
-            "Check the connection or give a local folder or Parquet file instead.",
-        )
+    @property
+    def _shown(self) -> str:
+        return f"the image dataset {self.name!r}"
 
 
 def parse_hub_spec(spec: str) -> HubImages:

@@ -11,8 +11,6 @@ schema.
 from __future__ import annotations
 
 import os
-import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +19,16 @@ from typing import Any
 import pyarrow as pa
 
 from harness.core.errors import DataError
-from harness.core.files import atomic_writer, cache_folder, disk_errors, hash_json, read_json
+from harness.core.files import atomic_writer, cache_folder, disk_errors, hash_json
+from harness.core.splits import json_object, saved_splits, split_files, split_of_file
 from sdssl.image_columns import choose_columns, class_names, read_labels
 from sdssl.image_dataset import ImageDataset, make_dataset
-from sdssl.image_folders import SPLIT_NAMES, canonical_split
 from sdssl.image_stores import ArrowImages, join_chunks, open_arrow
 
 # Above this many bytes of Parquet, images are memory-mapped from an Arrow file in the cache instead of held in memory.
 IN_MEMORY = 1024**3
 
 _BATCH_ROWS = 1024
-_STEM = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?:-(\d+)-of-(\d+)(?:-[0-9a-f]+)?)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -98,20 +95,12 @@ def table_splits(path: Path) -> dict[str, TableSplit] | None:
         DataError: Two candidates for one split, or not all shards of one.
     """
     if path.is_file():
-        match = _STEM.fullmatch(path.stem)
-        return {SPLIT_NAMES[match[1].lower()] if match else "": TableSplit((path,))}
-    if (path / "dataset_dict.json").is_file():
-        names = _json_object(path / "dataset_dict.json").get("splits")
-        if not isinstance(names, list) or not names:
-            raise DataError(f"{path} is a saved DatasetDict without splits.", "Save it again.")
-        return {canonical_split(str(name)): _saved_split(path / str(name)) for name in names}
-    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        split = _json_object(path / "state.json").get("_split")
-        # A set put together by hand has no split, and one such as "train[:10%]+test" is no split any more.
-        return {canonical_split(split) if isinstance(split, str) and split.isidentifier() else "": _saved_split(path)}
+        return {split_of_file(path): TableSplit((path,))}
+    if (saved := saved_splits(path)) is not None:
+        return {split: _saved_split(folder) for split, folder in saved.items()}
     for folder in (path, path / "data"):
-        if found := _parquet_by_split(folder):
-            return found
+        if found := split_files(folder, (".parquet",)):
+            return {split: TableSplit(files) for split, files in found.items()}
     return None
 
 
@@ -194,48 +183,12 @@ def build_table_dataset(
     return make_dataset(name=name, split=split, store=images, labels=numbers, label_names=names, source=source)
 
 
-def _parquet_by_split(folder: Path) -> dict[str, TableSplit]:
-    found: dict[str, list[tuple[int, int | None, Path]]] = defaultdict(list)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        match = _STEM.fullmatch(path.stem)
-        if match and path.suffix.lower() == ".parquet" and path.is_file():
-            count = int(match[3]) if match[3] else None
-            found[SPLIT_NAMES[match[1].lower()]].append((int(match[2] or 0), count, path))
-    return {split: TableSplit(_join_shards(folder, split, shards)) for split, shards in found.items()}
-
-
-def _join_shards(folder: Path, split: str, shards: list[tuple[int, int | None, Path]]) -> tuple[Path, ...]:
-    first = shards[0]
-    by_number: dict[int, Path] = {}
-    for number, count, path in shards:
-        if count != first[1] or number in by_number:
-            raise DataError(
-                f"{folder} has more than one candidate for split {split!r}: {first[2].name} and {path.name}.",
-                "Remove one or give the file itself.",
-            )
-        by_number[number] = path
-    missing = sorted(set(range(first[1] or 1)) - set(by_number))
-    if missing:
-        raise DataError(
-            f"{folder} lacks {len(missing)} of {first[1]} shards of split {split!r} (number {missing[0]}).",
-            "Download the missing shards.",
-        )
-    return tuple(by_number[number] for number in sorted(by_number))
-
-
 def _saved_split(folder: Path) -> TableSplit:
-    entries = _json_object(folder / "state.json").get("_data_files")
+    entries = json_object(folder / "state.json").get("_data_files")
     names = [str(entry.get("filename", "")) for entry in entries or () if isinstance(entry, dict)]
     if not names:
         raise DataError(f"{folder} is a saved dataset without data files.", "Save it again with save_to_disk.")
     return TableSplit(tuple(folder / Path(name).name for name in names), saved=True)
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is not a JSON object.", "Save the dataset again.")
-    return value
 
 
 def _parquet_file(path: Path) -> Any:

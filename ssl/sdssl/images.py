@@ -12,9 +12,10 @@ from pathlib import Path
 
 from harness.core.errors import ConfigurationError, DataError, MissingFileError, UnknownNameError
 from harness.core.registry import Registry
+from harness.core.splits import canonical_split
 from sdssl.image_dataset import ImageDataset, usable
 from sdssl.image_decoding import CorruptImageError
-from sdssl.image_folders import canonical_split, folder_splits, load_folder
+from sdssl.image_folders import folder_splits, load_folder
 from sdssl.image_hub import PREFIX, HubImages, parse_hub_spec, with_columns
 from sdssl.image_tables import load_table, table_splits
 

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.files import atomic_writer
+from harness.core.pictures import COLOURS, new_figure, save_figure
 from harness.core.rows import Row
 
-# Okabe and Ito's palette, told apart by colour-blind readers as well; their yellow is too pale for a line.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # One of the palette's hues a family of protocols, lighter for more neighbours or more shots.
 _SHADES = {
@@ -28,7 +26,7 @@ _MOST_CELLS = 16
 def draw_layer_curves(row: Row, path: Path) -> None:
     """Top-1 by layer: a line a protocol with its 95 % interval, a panel a pooling."""
     poolings = _poolings(row)
-    figure, axes = _figure(len(poolings), share=True)
+    figure, axes = new_figure(len(poolings), share=True)
     names = _protocols(row)
     shades = _shades(names)
     for axis, pooling in zip(axes, poolings, strict=True):
@@ -45,13 +43,13 @@ def draw_layer_curves(row: Row, path: Path) -> None:
     axes[0].set_ylabel("top-1, %")
     _legend(figure, axes)
     figure.suptitle(_title(row, "accuracy by layer, 95 % intervals"))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_exits(row: Row, path: Path) -> None:
     """Accuracy of an exit at each layer against what the forward has cost up to there."""
     flops = {entry["layer"]: entry["flops"] for entry in row["layers"]}
-    figure, axes = _figure(1)
+    figure, axes = new_figure(1)
     shown = [name for name in ("linear", "knn-20") if name in _protocols(row)] or _protocols(row)[:2]
     most = max((cost for cost in flops.values() if cost), default=0)
     unit, scale = ("G", 1e9) if most >= 1e8 else ("M", 1e6)
@@ -80,13 +78,13 @@ def draw_exits(row: Row, path: Path) -> None:
     axes[0].set_xlim(left=0)
     _legend(figure, axes)
     figure.suptitle(_title(row, "early exits"))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_geometry(row: Row, path: Path) -> None:
     """Alignment, uniformity, effective rank and spread by layer."""
     layers = [entry["layer"] for entry in row["layers"]]
-    figure, axes = _figure(4)
+    figure, axes = new_figure(4)
     panels = (
         ("alignment, L2-normalised", (("positive_alignment_l2", "positive"), ("negative_alignment_l2", "negative"))),
         ("alignment, as it is", (("positive_alignment", "positive"), ("negative_alignment", "negative"))),
@@ -106,14 +104,14 @@ def draw_geometry(row: Row, path: Path) -> None:
         axis.set(title=title, xlabel="layer")
     facts = row["protocol"]["geometry"]
     figure.suptitle(_title(row, f"geometry of {facts['items']} class-balanced items, pooling {facts['pooling']}"))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_cka(row: Row, path: Path) -> None:
     """Linear CKA between the layers, as a heat map."""
     facts = row["protocol"]["cka"]
     matrix, layers = np.array(facts["matrix"]), facts["layers"]
-    figure, axes = _figure(1)
+    figure, axes = new_figure(1)
     image = axes[0].imshow(matrix, vmin=0, vmax=1, cmap="cividis", origin="lower")
     ticks = range(0, len(layers), max(1, len(layers) // 12))
     axes[0].set_xticks(ticks, [str(layers[i]) for i in ticks])
@@ -126,7 +124,7 @@ def draw_cka(row: Row, path: Path) -> None:
             axes[0].text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", fontsize=6.5, color=colour)
     figure.colorbar(image, ax=axes[0], label="linear CKA")
     figure.suptitle(_title(row, "similarity of layers"))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_tsne(
@@ -152,7 +150,7 @@ def draw_tsne(
 
     layers = sorted(features)
     chosen = list(dict.fromkeys([layers[(len(layers) - 1) // 2], layers[-1]]))
-    figure, axes = _figure(len(chosen))
+    figure, axes = new_figure(len(chosen))
     classes = np.unique(labels)
     for axis, layer in zip(axes, chosen, strict=True):
         perplexity = float(min(30, max(2, (len(labels) - 1) // 3)))
@@ -178,7 +176,7 @@ def draw_tsne(
         axis.spines[:].set_visible(False)
     _legend(figure, axes)
     figure.suptitle(_title(row, f"t-SNE of {len(labels)} test items, pooling {row['protocol']['geometry']['pooling']}"))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _poolings(row: Row) -> list[str]:
@@ -243,26 +241,6 @@ def _legend(figure: Any, axes: Sequence[Any]) -> None:
             ncols=min(3 if len(axes) == 1 else 5, len(handles)),
             frameon=False,
         )
-
-
-def _figure(panels: int, *, share: bool = False) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
-
-    columns = min(panels, 2)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(6.4 if panels == 1 else 9.6, 4.8 if rows == 1 else 7.2))
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=share).ravel().tolist()
-    for spare in axes[panels:]:
-        spare.set_visible(False)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes[:panels]
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_writer(path) as handle:
-        figure.savefig(handle, format="png", dpi=130)
 
 
 Draw = Callable[[Row, Path], None]

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -217,7 +215,7 @@ class _Loop:
         stopped_by = caught[0] if caught and self.step < self.steps else 0
         return TrainingOutcome(self.step, self.steps, self.world.is_main, stopped_by, tuple(self.corrupt))
 
-    def _one_step(self, parts: Iterator[Any]) -> tuple[dict[str, float], NDArray[np.float32]]:
+    def _one_step(self, parts: Iterator[Any]) -> tuple[dict[str, float], torch.Tensor]:
         """One optimiser step; gives its figures and the features of its last part on this process."""
         step, steps, settings = self.step, self.steps, self.settings
         device = self.world.device
@@ -251,7 +249,7 @@ class _Loop:
         names = ["loss", *(f"loss_layer_{layer}" for layer in self.resolved.active_layers)]
         found = dict(zip(names, sums.tolist(), strict=True))
         found.update(learning_rate=rate, alpha=alpha, momentum=momentum, gradient_norm=float(norm))
-        return found, output.features.float().cpu().numpy()
+        return found, output.features
 
     def _unshared(self) -> contextlib.AbstractContextManager[None]:
         """Gradients stay on this process: those of all parts are shared at once, with the last."""
@@ -352,7 +350,7 @@ class _Watch:
         self.bar.__exit__(None, None, None)
         self.log.close()
 
-    def read(self, found: dict[str, float], features: NDArray[np.float32]) -> HarnessError | None:
+    def read(self, found: dict[str, float], features: torch.Tensor) -> HarnessError | None:
         """Takes in a step; gives the error to stop with where the representations have collapsed."""
         loop = self.loop
         step, per_epoch = loop.step, loop.plan.steps_per_epoch
@@ -364,7 +362,7 @@ class _Watch:
         if not (step % loop.options.log_every == 0 or reads_knn or step == loop.steps):
             return None
         line: dict[str, float | None] = {"step": step, "epoch": epoch, **found, "images_per_second": rate}
-        watched = figures(features)
+        watched = figures(features.float().cpu().numpy())
         line.update(watched)
         if reads_knn and self.knn is not None:
             line["online_knn"] = self.knn.accuracy(loop.pretrainer.backbone, loop.world.device)

@@ -29,19 +29,6 @@ def to_csv(path: Path, rows: list[tuple[str, Any]], header: str = "text,label") 
     return path
 
 
-def main(*arguments: Any) -> int:
-    """`harness` in this process: its exit code."""
-    before = sys.argv
-    sys.argv = ["harness", *map(str, arguments)]
-    try:
-        harness.cli.main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
 @dataclass
 class Ground:
     """What the cases stand on: shared read-only folders, and a folder of the case's own."""
@@ -91,7 +78,9 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def shared(tiny_victim_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def shared(
+    main: Callable[..., int], tiny_victim_folder: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("ground")
     victim = tiny_victim_folder()
     reviews = to_csv(folder / "reviews.csv", [(text, i % 2) for i, text in enumerate(sentences(60))])
@@ -355,7 +344,9 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input(name: str, ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_bad_input(
+    main: Callable[..., int], name: str, ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     import re
 
     import transformers
@@ -388,7 +379,7 @@ def test_the_real_command_does_the_same(ground: Ground, run_harness: Any) -> Non
 # --- what is no error ------------------------------------------------------------------------------------------
 
 
-def test_truncated_texts_are_counted(ground: Ground, capfd: Any) -> None:
+def test_truncated_texts_are_counted(main: Callable[..., int], ground: Ground, capfd: Any) -> None:
     long = "the film and " * 100
     data = ground.csv(("a good film", 0), (long, 0), ("a bad film", 1), ("the " * 200, 1))
     assert main(*ground.attack_run("--max-length", 64, dataset=data)) == 0
@@ -400,7 +391,7 @@ def test_truncated_texts_are_counted(ground: Ground, capfd: Any) -> None:
     assert "1 of 2 texts are longer than 128 tokens and were cut" in said
 
 
-def test_an_imported_log_is_evaluated_with_a_victim(ground: Ground, capfd: Any) -> None:
+def test_an_imported_log_is_evaluated_with_a_victim(main: Callable[..., int], ground: Ground, capfd: Any) -> None:
     wanted = ["--victim", ground.victim, "--seeds", "0", "--replicates", "10", "--scenario", "s2"]
     assert main(*ground.evaluate(ground.imported, *wanted)) == 0
     assert "MSP" in capfd.readouterr().out
@@ -409,7 +400,9 @@ def test_an_imported_log_is_evaluated_with_a_victim(ground: Ground, capfd: Any) 
 # --- faults that are ours --------------------------------------------------------------------------------------
 
 
-def test_an_unexpected_error_keeps_its_traceback(ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_an_unexpected_error_keeps_its_traceback(
+    main: Callable[..., int], ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     import textadv.engine
 
     def fault(*_: Any) -> None:
@@ -428,7 +421,9 @@ def test_an_unexpected_error_keeps_its_traceback(ground: Ground, monkeypatch: py
     assert main(*ground.attack_run()) == 0  # and the run goes on once the fault is mended
 
 
-def test_an_unexpected_os_error_is_not_taken_for_the_users(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_os_error_is_not_taken_for_the_users(
+    main: Callable[..., int], ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import textadv.engine
 
     def fault(*_: Any) -> None:
@@ -448,7 +443,11 @@ def test_an_unexpected_os_error_is_not_taken_for_the_users(ground: Ground, monke
     ],
 )
 def test_the_machines_refusals_are_told_in_a_sentence(
-    error: OSError, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Callable[..., int],
+    error: OSError,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(**_: Any) -> None:
         raise error
@@ -458,7 +457,9 @@ def test_the_machines_refusals_are_told_in_a_sentence(
     assert capsys.readouterr().err.startswith(said)
 
 
-def test_an_interrupted_run_says_how_to_go_on(ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+def test_an_interrupted_run_says_how_to_go_on(
+    main: Callable[..., int], ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
     import textadv.engine
 
     whole = textadv.engine._attack_text
@@ -484,7 +485,9 @@ def test_an_unencodable_terminal_stops_nothing(ground: Ground, run_harness: Any)
     assert "\\xe9\\U0001f600,0," in found.stdout or "\\xe9\\U0001f600,1," in found.stdout
 
 
-def test_standard_input_that_is_empty(ground: Ground, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_standard_input_that_is_empty(
+    main: Callable[..., int], ground: Ground, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     import io
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"")))

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,12 @@ import pytest
 from rich.console import Console
 
 import harness
-import harness.cli
 from harness.cli import tables
 from harness.cli.evaluate import spread
 from harness.text.adversarial import COLUMNS, read_rows
 from harness.text.words import find_words
 
 WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
-
-
-def main(*arguments: Any) -> int:
-    """`harness` in this process: its exit code."""
-    before = sys.argv
-    sys.argv = ["harness", *map(str, arguments)]
-    try:
-        harness.cli.main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +39,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def attack(data: Path, tiny_victim_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def attack(
+    main: Callable[..., int], data: Path, tiny_victim_folder: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("attack") / "run"
     assert main("attack", "run", "--dataset", data, "--victim", tiny_victim_folder(), "--out", out) == 0
     return out
@@ -80,7 +69,7 @@ def test_version_and_help_need_nothing_heavy(tmp_path: Path) -> None:
         ("detectors", {"rde", "rde-empirical", "mle", "msp"}),
     ],
 )
-def test_list(kind: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_list(main: Callable[..., int], kind: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main("list", kind) == 0
     lines = capsys.readouterr().out.splitlines()
     assert names <= {line.split()[0] for line in lines}
@@ -104,7 +93,9 @@ def test_spread(given: str, wanted: str) -> None:
     assert spread(given.split()) == wanted.split()
 
 
-def test_attack_prints_the_figures_of_its_rows(attack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_attack_prints_the_figures_of_its_rows(
+    main: Callable[..., int], attack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main("attack", "show", attack) == 0
     said = capsys.readouterr().out
     rows = read_rows(attack)
@@ -124,7 +115,7 @@ def coloured_words(line: str, code: str) -> list[str]:
 
 
 def test_examples_show_the_changed_words_in_colour(
-    attack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Callable[..., int], attack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forced = dict(force_terminal=True, color_system="standard", highlight=False, width=10_000)
     monkeypatch.setattr(tables, "console", lambda: Console(**forced))
@@ -159,7 +150,9 @@ def test_every_changed_word_is_coloured_and_nothing_is_markup(
     assert plain == list(texts.values())
 
 
-def test_examples_are_plain_where_there_is_no_terminal(attack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_are_plain_where_there_is_no_terminal(
+    main: Callable[..., int], attack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main("attack", "show", attack, "--examples", "1") == 0
     said = capsys.readouterr().out
     row = next(row for row in read_rows(attack) if row.result == "success")
@@ -168,7 +161,9 @@ def test_examples_are_plain_where_there_is_no_terminal(attack: Path, capsys: pyt
     assert row.perturbed_text in said
 
 
-def test_export_and_import_again(attack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_and_import_again(
+    main: Callable[..., int], attack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = read_rows(attack)
     assert main("attack", "export", attack, "--out", tmp_path / "log.jsonl") == 0
     assert f"{len(rows)} rows" in capsys.readouterr().out
@@ -193,7 +188,9 @@ def test_export_and_import_again(attack: Path, tmp_path: Path, capsys: pytest.Ca
     assert main("attack", "show", tmp_path / "csv") == 0
 
 
-def test_a_log_of_textattack_itself(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_of_textattack_itself(
+    main: Callable[..., int], shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = shared_data / "attack_logs" / "bert-base-uncased-sst2_pwws.csv"
     assert main("attack", "import", log, "--recipe", "pwws", "--dataset", "sst2", "--out", tmp_path / "run") == 0
     with open(log, encoding="utf-8", newline="") as handle:
@@ -212,7 +209,7 @@ def test_sources_lead_back_to_data_and_victim(attack: Path, data: Path, tiny_vic
 
 
 def test_fit_again_and_score_wherever_the_victim_is(
-    data: Path, tiny_victim_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    main: Callable[..., int], data: Path, tiny_victim_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
 
@@ -236,7 +233,7 @@ def test_fit_again_and_score_wherever_the_victim_is(
 
 
 def test_scores_go_to_standard_output_alone(
-    data: Path, tiny_victim_folder: Any, run_harness: Any, tmp_path: Path
+    main: Callable[..., int], data: Path, tiny_victim_folder: Any, run_harness: Any, tmp_path: Path
 ) -> None:
     fit = ["detect", "fit", "--dataset", data, "--victim", tiny_victim_folder(), "--detector", "msp"]
     assert main(*fit, "--out", tmp_path / "msp") == 0
@@ -250,7 +247,7 @@ def test_scores_go_to_standard_output_alone(
 
 
 def test_eval_takes_several_detectors_and_attacks(
-    attack: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    main: Callable[..., int], attack: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fast = ["--scenario", "s2", "--seeds", "0,1", "--replicates", "10", "--components", "4"]
     given = ["eval", "detect", "--attacks", attack, attack, "--detector", "rde-empirical", "msp", *fast]
@@ -265,7 +262,7 @@ def test_eval_takes_several_detectors_and_attacks(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_victim_info(tiny_victim_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_victim_info(main: Callable[..., int], tiny_victim_folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     from harness.text.victims import Victim
 
     folder = tiny_victim_folder("bert", 3)
@@ -278,7 +275,7 @@ def test_victim_info(tiny_victim_folder: Any, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_attack_again_is_printed_and_not_made(
-    attack: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    main: Callable[..., int], attack: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     manifest = json.loads((attack / "manifest.json").read_text())
     sources = manifest["sources"]

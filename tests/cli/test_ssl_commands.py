@@ -15,24 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import harness.cli
-
 TINY = ["--arch", "vit_tiny_patch16_224", "--preset", "tiny", "--image-size", "8", "--patch-size", "4"]
 TINY += ["--depth", "2", "--width", "24", "--heads", "2"]
 SMALL = [*TINY, "--batch-size", "16", "--epochs", "1", "--knn-every", "0"]
-
-
-def main(*arguments: Any) -> int:
-    """`harness` in this process: its exit code."""
-    before = sys.argv
-    sys.argv = ["harness", *map(str, arguments)]
-    try:
-        harness.cli.main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def picture_folder(folder: Path, per_class: int = 20) -> Path:
@@ -53,14 +38,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(main: Callable[..., int], pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "byol"
     arguments = ["--objective", "byol", "--self-distill", "--data", pictures, "--seed", 5, "--out", out]
     assert main("ssl", "train", *arguments, *SMALL) == 0
     return out
 
 
-def test_from_pictures_to_the_leaderboard(trained: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+def test_from_pictures_to_the_leaderboard(
+    main: Callable[..., int], trained: Path, pictures: Path, tmp_path: Path, capsys: Any
+) -> None:
     board = tmp_path / "board"
     arguments = ["--encoder", trained, "--data", pictures, "--leaderboard", board, "--out", tmp_path / "read"]
     assert main("eval", "ssl", *arguments) == 0
@@ -124,7 +111,9 @@ assert not [name for name in sys.modules if name.startswith("sdssl")]
 """
 
 
-def test_a_script_that_shares_no_code_reads_the_same(trained: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_script_that_shares_no_code_reads_the_same(
+    main: Callable[..., int], trained: Path, pictures: Path, tmp_path: Path
+) -> None:
     arguments = ["--data", pictures, "--protocol", "knn", "--poolings", "cls", "--out", tmp_path / "read"]
     assert main("eval", "ssl", "--encoder", trained, *arguments) == 0
     script = tmp_path / "reader.py"
@@ -139,7 +128,7 @@ def test_a_script_that_shares_no_code_reads_the_same(trained: Path, pictures: Pa
     assert ours == pytest.approx(theirs)
 
 
-def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_demo(main: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert main("ssl", "demo", "--epochs", "1", "--out", "demo") == 0
     out = capsys.readouterr().out
@@ -153,7 +142,7 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) 
 
 
 @pytest.mark.parametrize("kind", ["attacks", "datasets", "detectors", "images", "objectives"])
-def test_lists(kind: str, capsys: Any) -> None:
+def test_lists(main: Callable[..., int], kind: str, capsys: Any) -> None:
     assert main("list", kind) == 0
     assert len(capsys.readouterr().out.splitlines()) >= 1
 
@@ -208,7 +197,9 @@ BAD: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_a_sentence_and_a_hint(name: str, pictures: Path, tmp_path: Path, capfd: Any) -> None:
+def test_bad_input_is_a_sentence_and_a_hint(
+    main: Callable[..., int], name: str, pictures: Path, tmp_path: Path, capfd: Any
+) -> None:
     change, message = BAD[name]
     arguments = ["--objective", "mocov3", "--self-distill", "--data", pictures, *SMALL, "--out", tmp_path / "run"]
     changed = change(tmp_path)
@@ -224,7 +215,9 @@ def test_bad_input_is_a_sentence_and_a_hint(name: str, pictures: Path, tmp_path:
         assert sorted(path.name for path in (tmp_path / "run").glob("*")) == before
 
 
-def test_a_numbered_class_without_images_is_no_obstacle(trained: Path, tmp_path: Path) -> None:
+def test_a_numbered_class_without_images_is_no_obstacle(
+    main: Callable[..., int], trained: Path, tmp_path: Path
+) -> None:
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
 
@@ -242,21 +235,25 @@ def test_a_numbered_class_without_images_is_no_obstacle(trained: Path, tmp_path:
     assert {reading["protocol"] for reading in row["readings"]} >= {"knn-10", "linear", "fewshot-10"}
 
 
-def test_an_unsplit_image_folder_is_told_as_such(trained: Path, pictures: Path, tmp_path: Path, capfd: Any) -> None:
+def test_an_unsplit_image_folder_is_told_as_such(
+    main: Callable[..., int], trained: Path, pictures: Path, tmp_path: Path, capfd: Any
+) -> None:
     assert main("eval", "ssl", "--encoder", trained, "--data", pictures / "train", "--out", tmp_path / "read") == 2
     error = capfd.readouterr().err
     assert "csv" not in error
     assert "no split to score on" in error
 
 
-def test_a_run_goes_on_in_the_precision_it_was_begun_with(pictures: Path, tmp_path: Path, capfd: Any) -> None:
+def test_a_run_goes_on_in_the_precision_it_was_begun_with(
+    main: Callable[..., int], pictures: Path, tmp_path: Path, capfd: Any
+) -> None:
     arguments = ["--objective", "simclr", "--data", pictures, *SMALL, "--out", tmp_path / "run"]
     assert main("ssl", "train", *arguments, "--precision", "bf16", "--time-limit", "0.001s") == 0
     assert main("ssl", "train", *arguments) == 0
     assert "trained for 2 steps" in capfd.readouterr().out
 
 
-def test_unlabelled_images_train_and_are_not_read(tmp_path: Path, capfd: Any) -> None:
+def test_unlabelled_images_train_and_are_not_read(main: Callable[..., int], tmp_path: Path, capfd: Any) -> None:
     data = unlabelled(tmp_path)
     arguments = ["--objective", "simclr", *data, *SMALL, "--batch-size", 10, "--out", tmp_path / "run"]
     assert main("ssl", "train", *arguments) == 0
@@ -264,7 +261,9 @@ def test_unlabelled_images_train_and_are_not_read(tmp_path: Path, capfd: Any) ->
     assert "labels" in capfd.readouterr().err
 
 
-def test_damaged_encoders_are_refused(trained: Path, pictures: Path, tmp_path: Path, capfd: Any) -> None:
+def test_damaged_encoders_are_refused(
+    main: Callable[..., int], trained: Path, pictures: Path, tmp_path: Path, capfd: Any
+) -> None:
     shutil.copytree(trained, tmp_path / "other")
     facts = json.loads((trained / "encoder.json").read_text())
     facts["arguments"]["embed_dim"] = 32

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
 import os
 import random
 import subprocess
@@ -199,26 +198,9 @@ def test_a_row_that_arrives_during_a_build_is_in_it(tmp_path: Path, monkeypatch:
     assert "Made from 3 result rows." in page.read_text()
 
 
-def _work(leaderboard: Path, index: int) -> None:
-    rows = [{**row, "run": f"process {index}"} for row in many_rows()]
-    # Each process has a third of the rows and shares it with others, timings and run differ.
-    mine = [row for place, row in enumerate(rows) if place % 3 == index % 3]
-    random.Random(index).shuffle(mine)
-    for place, row in enumerate(mine):
-        write_row(leaderboard, row)
-        if place % 4 == 0:
-            build(leaderboard)
-    build(leaderboard)
-
-
-def test_processes_at_once_end_in_the_same_bytes(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
-    workers = [context.Process(target=_work, args=(tmp_path, index)) for index in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0] * 8
+def test_processes_at_once_end_in_the_same_bytes(tmp_path: Path, write_at_once: Callable[..., Any]) -> None:
+    codes = write_at_once(tmp_path, many_rows(), processes=8, every_nth_row=3, build_every=4)
+    assert codes == [0] * 8
     ended = [(tmp_path / name).read_bytes() for name in NAMES]
     assert ended == built(tmp_path)
     assert len(records(ended[0].decode())) == len(many_rows())

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import multiprocessing
 import os
 import random
 import re
@@ -179,26 +178,9 @@ def test_a_row_that_was_changed_stops_the_build(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in files] == before
 
 
-def _work(leaderboard: Path, index: int) -> None:
-    rows = [{**row, "run": f"process {index}"} for row in many_rows()]
-    # Each process has a third of the rows and shares it with others, the name of the run differs.
-    mine = [row for place, row in enumerate(rows) if place % 3 == index % 3]
-    random.Random(index).shuffle(mine)
-    for place, row in enumerate(mine):
-        write_row(leaderboard, row)
-        if place % 3 == 0:
-            build(leaderboard)
-    build(leaderboard)
-
-
-def test_processes_at_once_end_in_the_same_bytes(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork" if os.name == "posix" else "spawn")
-    workers = [context.Process(target=_work, args=(tmp_path, index)) for index in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(120)
-    assert [worker.exitcode for worker in workers] == [0] * 6
+def test_processes_at_once_end_in_the_same_bytes(tmp_path: Path, write_at_once: Callable[..., Any]) -> None:
+    codes = write_at_once(tmp_path, many_rows(), processes=6, every_nth_row=3, build_every=3)
+    assert codes == [0] * 6
     names = ("detection.csv", "ssl.csv", "index.html")
     ended = [(tmp_path / name).read_bytes() for name in names]
     assert len(records(ended[1].decode())) == 18 * len(many_rows())

@@ -48,6 +48,16 @@ def test_differences_over_seeds() -> None:
     assert margin[0] == pytest.approx(t * statistics.stdev([0.1, 0.2, 0.2]) / math.sqrt(3))
 
 
+@pytest.mark.parametrize(
+    ("depth", "low", "between"),
+    [(1, [1], []), (2, [1], []), (3, [1], [2]), (6, [1, 2], [3, 4, 5]), (12, [1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11])],
+)
+def test_parts_of_the_depth(depth: int, low: list[int], between: list[int]) -> None:
+    (found,) = compare([row(0, distils=way, values=[0.1] * depth) for way in (False, True)], "knn-20", "cls")
+    assert list(found.layers[found.low]) == low
+    assert list(found.layers[found.between]) == between
+
+
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     found = compare([row(0, distils=way, values=[0.1, 0.2]) for way in (False, True)], "knn-20", "cls")
     assert found[0].margin() is None

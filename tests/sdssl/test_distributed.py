@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdssl.objectives.base import OBJECTIVES
+from sdssl.watch import read_metrics
 
 WORKER = """
 import json, os, sys
@@ -122,13 +123,12 @@ def test_training_on_two_processes_is_training_on_one(tmp_path: Path, accumulate
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=0, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
-    rates = []
-    for name in ("one", "two"):
-        lines = (tmp_path / name / "metrics.csv").read_text().splitlines()
-        column = lines[0].split(",").index("learning_rate")
-        rates.append([line.split(",")[column] for line in lines[1:]])
-    assert rates[0] == rates[1]
-    assert len(rates[0]) == 8
+    lines = [read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two")]
+    assert len(lines[0]) == len(lines[1]) == 8
+    for alone, together in zip(*lines, strict=True):
+        assert alone["learning_rate"] == together["learning_rate"]
+        for name in ("loss", "loss_layer_1", "loss_layer_3", "gradient_norm"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-4), name
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["world_size"] == 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import harness.cli
 from harness.cli.evaluate import spread
 from harness.core.compat import prepare_torchvision
 
@@ -31,19 +29,6 @@ ARGUMENTS = {"img_size": 16, "patch_size": 4, "depth": 3, "embed_dim": 48, "num_
 CLASSES = ("ant", "bee", "cat")
 PER_CLASS = {"train": 20, "test": 8}
 QUICK = ("--probe-epochs", 3)
-
-
-def main(*arguments: Any) -> int:
-    """`harness` in this process: its exit code."""
-    before = sys.argv
-    sys.argv = ["harness", *map(str, arguments)]
-    try:
-        harness.cli.main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def image_folder(folder: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0, **counts: int) -> Path:
@@ -103,7 +88,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def finished(
+    main: Callable[..., int], data: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("evaluation")
     given = ["eval", "ssl", "--encoder", encoder, "--data", data, "--out", folder / "run", *QUICK]
     assert main(*given, "--leaderboard", folder / "board") == 0
@@ -209,7 +196,10 @@ def test_outputs(finished: dict[str, Any]) -> None:
 
 
 def test_a_finished_run_prints_again(
-    finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    main: Callable[..., int],
+    finished: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import sdssl.evaluation_run
 
@@ -225,7 +215,12 @@ def test_a_finished_run_prints_again(
 
 
 def test_features_are_reused_by_another_run(
-    finished: dict[str, Any], encoder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    main: Callable[..., int],
+    finished: dict[str, Any],
+    encoder: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from sdssl.encoders import ImageEncoder
 
@@ -239,7 +234,7 @@ def test_features_are_reused_by_another_run(
     assert again == [r for r in finished["row"]["readings"] if r["protocol"].startswith("knn")]
 
 
-def test_the_last_four_class_tokens_and_transfer(tmp_path: Path, data: Path) -> None:
+def test_the_last_four_class_tokens_and_transfer(main: Callable[..., int], tmp_path: Path, data: Path) -> None:
     deep = save_encoder(tmp_path / "deep", depth=5)
     other = image_folder(tmp_path / "other", ("x", "y"), seed=1, train=12, test=4)
     given = ["eval", "ssl", "--encoder", deep, "--data", data, "--layers", "-1", "--protocol", "linear", *QUICK]
@@ -251,7 +246,7 @@ def test_the_last_four_class_tokens_and_transfer(tmp_path: Path, data: Path) -> 
     assert (tmp_path / "run" / "other-layers.png").exists()
 
 
-def test_a_stage_by_stage_network(tmp_path: Path, data: Path) -> None:
+def test_a_stage_by_stage_network(main: Callable[..., int], tmp_path: Path, data: Path) -> None:
     given = ["eval", "ssl", "--encoder", "timm:resnet10t", "--untrained", "--image-size", 32, "--data", data]
     assert main(*given, "--protocol", "knn", "--layers", "2,-1", "--seed", 3, "--out", tmp_path / "run") == 0
     (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
@@ -269,7 +264,7 @@ def text_folder(folder: Path) -> Path:
     return folder
 
 
-def test_a_text_encoder_by_the_same_command(tmp_path: Path, tiny_victim_folder: Any) -> None:
+def test_a_text_encoder_by_the_same_command(main: Callable[..., int], tmp_path: Path, tiny_victim_folder: Any) -> None:
     texts = text_folder(tmp_path / "texts")
     given = ["eval", "ssl", "--encoder", tiny_victim_folder(), "--data", texts, "--out", tmp_path / "run", *QUICK]
     assert main(*given, "--device", "cpu") == 0
@@ -375,7 +370,9 @@ if not torch.cuda.is_available():
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
-def test_bad_input(name: str, data: Path, encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(
+    main: Callable[..., int], name: str, data: Path, encoder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     change, message = CASES[name]
     given = {"--encoder": encoder, "--data": data, "--out": tmp_path / "out", **change(tmp_path)}
     assert main("eval", "ssl", *(value for pair in given.items() for value in pair)) == 2
@@ -390,7 +387,7 @@ def test_bad_input(name: str, data: Path, encoder: Path, tmp_path: Path, capfd: 
 
 
 def test_a_text_encoder_refuses_images(
-    data: Path, tiny_victim_folder: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    main: Callable[..., int], data: Path, tiny_victim_folder: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main("eval", "ssl", "--encoder", tiny_victim_folder(), "--data", data, "--out", tmp_path / "out") == 2
     assert "reads no images" in capfd.readouterr().err
