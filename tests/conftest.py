@@ -56,6 +56,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def words() -> list[str]:
+    """The words that the tokenizers of tiny victims know whole."""
+    return list(dict.fromkeys(WORDS.split()))
+
+
+@pytest.fixture(scope="session")
 def main() -> HarnessMain:
     """`(*arguments)` runs `harness` in this process, which spares the imports of another: its exit code."""
     import harness.cli
@@ -159,6 +165,8 @@ def _save_tiny_classifier(folder: Path, model_type: str, num_labels: int, seed: 
         sizes |= {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
     else:
         sizes |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+        # TextAttack reads gradients with dropout on; without any, they can be compared with ours.
+        sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     if model_type == "electra":
         sizes |= {"embedding_size": 16}
     with torch.random.fork_rng(devices=[]):

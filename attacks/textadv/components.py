@@ -1,20 +1,68 @@
-"""TextAttack components of ours. Import only after `textadv.runtime.load_textattack`."""
+"""The victim and word swaps as TextAttack wants them. Import only after `textadv.runtime.load_textattack`."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
-from textattack.goal_functions import UntargetedClassification
 from textattack.models.wrappers import ModelWrapper
+from textattack.shared import utils
+from textattack.transformations import WordMergeMaskedLM, WordSwapHomoglyphSwap, WordSwapMaskedLM
+from textattack.transformations.word_merges.word_merge_masked_lm import find_merge_index
 from textattack.transformations.word_swaps.word_swap import WordSwap
+from textattack.transformations.word_swaps.word_swap_gradient_based import WordSwapGradientBased
 
+from harness.core.errors import ConfigurationError
+from harness.text.gradients import TokenGradients
+from harness.text.victims import Victim
+from textadv.constraints import Tag
 from textadv.synonyms import candidates
 
-QUERY_BATCH = 128
-# What an attack needs of a victim: n texts in, an (n, classes) array of probabilities out.
-ProbabilityFunction = Callable[[Sequence[str]], Any]
+# BERT-Attack's sub-word combinations grow with (candidates) ** (sub-words): a word of ten would take a billion.
+MOST_COMBINATIONS = 4096
+
+
+class AskedVictim(ModelWrapper):  # type: ignore[misc]
+    """A victim whose probabilities and gradients are asked through oracles.
+
+    Args:
+        victim: The classifier.
+        probabilities: From n texts to n rows of class probabilities.
+        gradients: From n texts to their token gradients.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        probabilities: Callable[[Sequence[str]], Sequence[Any]],
+        gradients: Callable[[Sequence[str]], Sequence[TokenGradients]],
+    ) -> None:
+        self.model = victim.model
+        self.tokenizer = victim.tokenizer
+        self.max_length = victim.max_length
+        self._probabilities = probabilities
+        self._gradients = gradients
+
+    def __call__(self, text_input_list: Sequence[str], **_: Any) -> torch.Tensor:
+        """From n texts to (n, classes) float64 probabilities."""
+        return torch.from_numpy(np.stack([np.asarray(row) for row in self._probabilities(text_input_list)]))
+
+    def get_grad(self, text_input: str) -> dict[str, Any]:
+        """The gradient at one text's tokens.
+
+        TextAttack's own wrapper reads it with dropout on, so that it is another each time; here dropout is off.
+        """
+        (found,) = self._gradients([text_input])
+        return {"ids": found.ids, "gradient": found.gradient}
+
+    def _tokenize(self, inputs: Sequence[str]) -> list[list[str]]:
+        encoded = self.tokenizer(list(inputs), truncation=True, max_length=self.max_length)["input_ids"]
+        return [self.tokenizer.convert_ids_to_tokens(ids) for ids in encoded]
 
 
 class SortedWordNetSwap(WordSwap):  # type: ignore[misc]
@@ -28,17 +76,100 @@ class SortedWordNetSwap(WordSwap):  # type: ignore[misc]
         return candidates(word)
 
 
-class ProbabilityWrapper(ModelWrapper):  # type: ignore[misc]
-    """A victim's probability function as TextAttack wants it."""
+class HomoglyphSwap(WordSwapHomoglyphSwap):  # type: ignore[misc]
+    """TextAttack's swap of a character for one that looks alike.
 
-    def __init__(self, predict: ProbabilityFunction) -> None:
-        self.model = predict
+    The wheel of TextAttack 0.3.11 lacks a list that the constructor reads at its end, for another attack: without it
+    TextBugger cannot be built.
+    """
 
-    def __call__(self, text_input_list: Sequence[str], **_: Any) -> torch.Tensor:
-        """From n texts to (n, classes) float64 probabilities."""
-        return torch.as_tensor(self.model(list(text_input_list)), dtype=torch.float64)
+    def __init__(self) -> None:
+        with suppress(FileNotFoundError):
+            super().__init__()
+        assert self.homos
 
 
-def untargeted(model: ProbabilityFunction) -> Any:
-    """The untargeted goal: any label but the gold one."""
-    return UntargetedClassification(ProbabilityWrapper(model), model_batch_size=QUERY_BATCH)
+class BoundedBertAttackSwap(WordSwapMaskedLM):  # type: ignore[misc]
+    """BERT-Attack's swap, which ends.
+
+    For a word of several sub-words TextAttack builds every combination of their candidates and keeps the first that
+    are words (the sort by perplexity that follows is without effect in 0.3.11). Here they are built until there are
+    enough, and at most `MOST_COMBINATIONS`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(method="bert-attack", **options)
+
+    def _bert_attack_replacement_words(
+        self, current_text: Any, index: int, id_preds: torch.Tensor, masked_lm_logits: torch.Tensor
+    ) -> list[str]:
+        tokenizer = self._lm_tokenizer
+        masked = self._encode_text(current_text.replace_word_at_index(index, tokenizer.mask_token).text)
+        ids = masked["input_ids"].tolist()[0]
+        if tokenizer.mask_token_id not in ids:
+            return []  # cut off
+        pieces = len(tokenizer.encode(current_text.words[index], add_special_tokens=False))
+        if pieces < 2:
+            replacements: list[str] = super()._bert_attack_replacement_words(
+                current_text, index, id_preds, masked_lm_logits
+            )
+            return replacements
+        start = ids.index(tokenizer.mask_token_id)
+        choices = [id_preds[at].tolist() for at in range(start, min(start + pieces, len(id_preds)))]
+        products = itertools.islice(itertools.product(*choices), MOST_COMBINATIONS)
+        words = ("".join(tokenizer.convert_ids_to_tokens(list(found))).replace("##", "") for found in products)
+        return list(itertools.islice(filter(utils.is_one_word, words), self.max_candidates))
+
+
+class TaggedWordMerge(WordMergeMaskedLM):  # type: ignore[misc]
+    """CLARE's merge of two words, with NLTK's part-of-speech tags instead of flair's, whose models are pickles."""
+
+    def __init__(self, tag: Tag, **options: Any) -> None:
+        super().__init__(**options)
+        self._tag = tag
+
+    def _get_transformations(self, current_text: Any, indices_to_modify: Any) -> list[Any]:
+        (tags,) = self._tag([tuple(current_text.words)])
+        places = find_merge_index(list(tags))
+        found: list[Any] = []
+        for index, words in zip(places, self._get_merged_words(current_text, places), strict=True):
+            shorter = current_text.delete_word_at_index(index + 1)
+            kept = [word.strip("Ġ") for word in words]
+            kept = [word for word in kept if word != current_text.words[index] and utils.has_letter(word)]
+            found.extend(shorter.replace_word_at_index(index, word) for word in kept)
+        return found
+
+
+class WordLevelGradientSwap(WordSwapGradientBased):  # type: ignore[misc]
+    """HotFlip's swap on victims that read one token a word.
+
+    TextAttack takes its own LSTM only; what it needs is that the i-th token is the i-th word.
+
+    Raises:
+        ConfigurationError: The victim reads sub-words.
+    """
+
+    def __init__(self, model_wrapper: AskedVictim, top_n: int = 1) -> None:
+        tokenizer = model_wrapper.tokenizer
+        if type(tokenizer.backend_tokenizer.model).__name__ != "WordLevel":
+            raise ConfigurationError(
+                "HotFlip flips whole words, and this victim reads sub-words.",
+                "Use a word CNN or LSTM: harness victim train --encoder wordcnn|lstm.",
+            )
+        self.model_wrapper = model_wrapper
+        self.model = model_wrapper.model
+        self.tokenizer = _WordTokenizer(tokenizer)
+        self.top_n = top_n
+        self.is_black_box = False
+
+
+class _WordTokenizer:
+    def __init__(self, tokenizer: Any) -> None:
+        self.pad_token_id = tokenizer.pad_token_id
+        self.convert_id_to_word = tokenizer.convert_ids_to_tokens
+
+
+def longest_text(model: AskedVictim) -> int:
+    """How many words TextAttack's A2T orders by gradient: no more than the victim has room for."""
+    positions = getattr(model.model.config, "max_position_embeddings", math.inf)
+    return int(min(1024, model.tokenizer.model_max_length, positions - 2))

@@ -30,6 +30,8 @@ _VARIABLES = (
     "WANDB_SILENT",
 )
 _SET_UP_MARK = "post_install_check_3"
+# TextAttack joins and splits the parts of a text at `<SPLIT>`, and fails on a text that holds it; no text holds this.
+SPLIT_MARK = "\ue000<SPLIT>\ue000"
 
 
 @lru_cache(maxsize=1)
@@ -60,6 +62,7 @@ def load_textattack() -> ModuleType:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+    textattack.shared.AttackedText.SPLIT_TOKEN = SPLIT_MARK
     # It warns that it does not know the victim's class, which is a plain function on purpose.
     logging.getLogger("textattack").setLevel(logging.ERROR)
     textattack.shared.utils.logger.setLevel(logging.ERROR)

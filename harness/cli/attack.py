@@ -1,4 +1,4 @@
-"""`harness attack`: make adversarial rows, show them, read and write logs."""
+"""`harness attack run`: make adversarial rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import options
+from harness.cli import attack_rows, options
 
-app = options.verb("Make adversarial datasets, show them, import and export logs.")
+app = options.verb("Make adversarial datasets, show, check and compare them, import and export logs.")
 
 
 @app.command()
@@ -21,107 +21,100 @@ def run(
     split: Annotated[str, typer.Option(help="The split to attack.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Texts to attack, drawn by seed; by default all.")] = None,
     seed: options.Seed = 0,
+    target_class: Annotated[int | None, typer.Option(help="The label to reach; by default any wrong one.")] = None,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Go on until the victim is this sure of the wrong label, such as 0.9.")
+    ] = None,
+    evade: Annotated[
+        Path | None, typer.Option(metavar="DETECTOR_DIR", help="A fitted detector that texts must pass as well.")
+    ] = None,
+    evade_fpr: Annotated[
+        float, typer.Option(help="The detector's false-positive rate, on texts of the split that are not attacked.")
+    ] = 0.1,
+    evade_threshold: Annotated[
+        float | None, typer.Option(help="The highest score that passes, instead of --evade-fpr.")
+    ] = None,
+    query_limit: Annotated[int | None, typer.Option(help="Queries a text may cost.")] = None,
+    time_limit: Annotated[str | None, typer.Option(help="Time a text may take, such as 30s or 5m.")] = None,
+    artifacts: options.Artifacts = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; by default this process alone.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster, such as auto or HOST:PORT.")] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(min=0, help="GPUs of a worker, such as 0.25; by default its share.")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Texts attacked together: what a killed run loses.")] = 32,
+    batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
     dtype: options.Dtype = "fp32",
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
 ) -> None:
     """Attack a classifier and write adversarial rows; kill it at any moment, the same command resumes."""
+    from dataclasses import replace
+    from functools import partial
+
+    from harness.cli.tables import print_attack_summary
     from harness.core.runs import Run
+    from harness.evaluation.evasion import evasion_facts, evasion_threshold, scoring_function
     from harness.text.adversarial import ROWS_FILE, TIMINGS_FILE, read_rows
     from harness.text.datasets import load_dataset
     from harness.text.sources import dataset_pointer, victim_pointer
-    from harness.text.victims import Victim
-    from textadv.engine import attack_config, check_texts, run_attack
+    from textadv.engine import ERRORS_FILE, attack_config, check_texts, one_process, run_attack
+    from textadv.plan import AttackPlan, EvasionPlan
     from textadv.recipes import RECIPES
 
-    chosen = RECIPES.get(recipe)
+    RECIPES.get(recipe).check()  # a wrong name is told before anything is loaded
+    plan = AttackPlan(
+        victim=victim,
+        recipe=recipe,
+        seed=seed,
+        max_length=max_length,
+        dtype=dtype,
+        batch_size=batch_size,
+        target_class=target_class,
+        min_confidence=min_confidence,
+        query_limit=query_limit,
+        seconds_limit=options.seconds("--time-limit", time_limit) if time_limit else None,
+        artifacts=artifacts,
+    )
     whole = load_dataset(dataset, split, text_column=text_column, label_column=label_column)
-    model = Victim.load(victim, max_length=max_length, dtype=dtype)
+    model = plan.load_victim()
     model.check_labels(whole.labels, whole.name)
     texts = whole.sample(limit, seed)
     check_texts(texts)
-    with Run(out, "attack run", attack_config(texts, model, chosen, seed)) as opened:
+    if evade:
+        if evade_threshold is None:
+            threshold, facts = evasion_threshold(evade, model, whole, texts, fpr=evade_fpr, seed=seed)
+        else:
+            threshold, facts = evade_threshold, evasion_facts(evade, evade_threshold)
+        plan = replace(plan, evasion=EvasionPlan(partial(scoring_function, evade.resolve()), threshold, facts))
+    worker = plan.build(model)
+    with Run(out, "attack run", attack_config(texts, worker, shard_size)) as opened:
         if opened.finished:
             typer.echo("this run is complete already.")
             rows = read_rows(out)
         else:
-            rows, truncated = run_attack(texts, model, chosen, opened, seed=seed)
+            work_off = one_process(worker)
+            rows, aside = run_attack(texts, work_off, opened, shard_size=shard_size)
+            truncated = model.count_truncated(texts.texts)
             opened.finish(
-                [ROWS_FILE, TIMINGS_FILE],
+                [ROWS_FILE, TIMINGS_FILE, *([ERRORS_FILE] if aside else [])],
                 sources={
                     "dataset": dataset_pointer(dataset, text_column, label_column),
                     "victim": victim_pointer(victim),
                 },
                 seeds=[seed],
                 texts=len(rows),
+                set_aside=len(aside),
                 truncated=truncated,
                 device_seconds=round(model.device_seconds, 3),
             )
             if truncated:
-                typer.echo(model.truncation_note(truncated, len(rows)))
-    _print_summary(rows)
-    typer.echo(f"run folder: {out}")
-
-
-@app.command()
-def show(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An attack's run folder.")],
-    examples: Annotated[int, typer.Option(min=0, help="Successful attacks to show, changed words in colour.")] = 0,
-) -> None:
-    """Print a summary of an attack, and examples."""
-    from harness.cli.tables import print_example
-    from harness.text.adversarial import read_rows
-
-    rows = read_rows(folder)
-    _print_summary(rows)
-    for row in [row for row in rows if row.result == "success"][:examples]:
-        print_example(row)
-
-
-@app.command("import")
-def import_(
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="TextAttack's .csv log, or our .jsonl.")],
-    out: options.Out,
-    dataset: Annotated[str, typer.Option(help="Name of the attacked dataset; the log does not hold it.")] = "unknown",
-    split: Annotated[str, typer.Option(help="Its split.")] = "test",
-    recipe: Annotated[str, typer.Option(help="Name of the recipe.")] = "unknown",
-    victim: Annotated[str, typer.Option(help="Name of the victim.")] = "unknown",
-    classes: Annotated[
-        int | None, typer.Option(min=2, help="Classes of the victim; with 2, a CSV log gives all probabilities.")
-    ] = None,
-) -> None:
-    """Read an attack log into adversarial rows."""
-    from harness.core.files import hash_file
-    from harness.core.runs import Run
-    from harness.text.adversarial import ROWS_FILE, write_rows
-    from harness.text.attack_logs import import_log
-
-    facts = {"dataset": dataset, "split": split, "recipe": recipe, "victim": victim}
-    rows = import_log(log, classes=classes, **facts)
-    config = {"log": log.name, "log_hash": hash_file(log), "classes": classes, **facts}
-    with Run(out, "attack import", config) as opened:
-        write_rows(opened.path(ROWS_FILE), rows)
-        opened.finish([ROWS_FILE], texts=len(rows))
-    _print_summary(rows)
-    typer.echo(f"run folder: {out}")
-
-
-@app.command()
-def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An attack's run folder.")],
-    out: Annotated[Path, typer.Option("--out", help="A .csv (TextAttack's log) or .jsonl file.")],
-) -> None:
-    """Write adversarial rows as TextAttack's CSV log or as JSON lines."""
-    from harness.text.adversarial import read_rows
-    from harness.text.attack_logs import export_log
-
-    rows = read_rows(folder)
-    export_log(out, rows)
-    typer.echo(f"{len(rows)} rows: {out}")
-
-
-def _print_summary(rows: list) -> None:  # type: ignore[type-arg]
-    from harness.cli.tables import print_attack_summary
-
+                typer.echo(model.truncation_note(truncated, len(texts)))
+            if aside:
+                typer.echo(f"{len(aside)} texts raised an error and were set aside: {out / ERRORS_FILE}")
     print_attack_summary(rows)
+    typer.echo(f"run folder: {out}")
+
+
+attack_rows.register(app)

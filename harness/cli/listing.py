@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.cli import options
 from harness.core.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from textadv.recipes import Recipe
 
 # The registries, loaded when they are asked for.
 _REGISTRIES = {
@@ -21,15 +25,34 @@ _REGISTRIES = {
 KINDS = tuple(_REGISTRIES)
 
 
-def list_names(kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")]) -> None:
-    """List what goes by a name, with a line on each."""
-    from harness.core.registry import Entry
+def list_names(
+    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")], artifacts: options.Artifacts = None
+) -> None:
+    """List what goes by a name, with a line on each; of attacks also what they do, hold and need."""
+    from harness.core.registry import Registry
 
     if kind not in _REGISTRIES:
         raise UnknownNameError("list", kind, KINDS)
     module, name = _REGISTRIES[kind]
-    registry: Iterable[Entry] = getattr(importlib.import_module(module), name)
+    registry: Registry[Any] = getattr(importlib.import_module(module), name)
     entries = list(registry)
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         typer.echo(f"{entry.name:<{width}}  {entry.summary}")
+        if kind == "attacks":
+            _describe(registry.get(entry.name), artifacts)
+
+
+def _describe(recipe: Recipe, artifacts: Path | None) -> None:
+    from textadv.artifacts import is_here
+
+    needs = [f"{name} ({'here' if is_here(name, artifacts) else 'missing'})" for name in recipe.artifacts]
+    lines = {
+        "swaps": recipe.swaps,
+        "holds": "; ".join(recipe.constraints) or "nothing",
+        "needs": ", ".join(needs) or "nothing more",
+        "cannot run": recipe.blocked,
+    }
+    for name, told in lines.items():
+        if told:
+            typer.echo(f"    {name}: {told}")

@@ -34,6 +34,10 @@ Dtype = Annotated[str, typer.Option(help="fp32, or bf16 where the hardware has i
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a text may have; by default what the victim takes.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward of the victim.")]
 
+Artifacts = Annotated[
+    Path | None, typer.Option("--artifacts", metavar="DIR", help="A folder with artifacts, looked into first.")
+]
+
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
     """Different whole numbers separated by commas.

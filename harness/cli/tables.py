@@ -26,16 +26,29 @@ def console() -> Console:
     return found
 
 
+# Control characters would move the cursor, ring, or change what the terminal shows; a picture of each stands in.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
+_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def visible(text: str) -> str:
+    """A text of the user's as it can be shown: the same but for control characters, and as long."""
+    return text.translate(_PICTURES)
+
+
 def print_attack_summary(rows: Sequence[AdversarialRow]) -> None:
     """Print what an attack did, in TextAttack's figures."""
     found = summarise(rows)
     head = rows[0]
-    table = Table(title=escape(f"{head.recipe} on {head.dataset} ({head.split}), victim {head.victim}"))
+    table = Table(title=Text(visible(f"{head.recipe} on {head.dataset} ({head.split}), victim {head.victim}")))
     table.add_column("figure")
     table.add_column("value", justify="right")
+    counts = {"successful": found.successes, "failed": found.failures, "skipped": found.skipped}
+    if found.maximized:
+        counts = {"successful": found.successes, "failed": found.failures, "maximized": found.maximized} | counts
     for name, value in (
         ("texts", str(found.texts)),
-        ("successful / failed / skipped", f"{found.successes} / {found.failures} / {found.skipped}"),
+        (" / ".join(counts), " / ".join(map(str, counts.values()))),
         ("clean accuracy", _percent(found.accuracy)),
         ("accuracy under attack", _percent(found.accuracy_under_attack)),
         ("success rate", _percent(found.success_rate)),
@@ -54,13 +67,14 @@ def print_example(row: AdversarialRow) -> None:
     out.print()
     out.print(
         Text(
-            f"{row.id}  label {row.label}: predicted {row.original_output} -> {row.perturbed_output}, "
+            f"{visible(row.id)}  label {row.label}: predicted {row.original_output} -> {row.perturbed_output}, "
             f"{len(row.changed_positions)} words changed, {row.queries} queries",
             style="bold",
         )
     )
-    out.print(_coloured(row.original_text, changed_positions(before, after), "green"))
-    out.print(_coloured(row.perturbed_text, changed_positions(after, before), "red"))
+    # Left to the terminal to wrap: a line break that is not the text's own would be copied with it.
+    out.print(_coloured(row.original_text, changed_positions(before, after), "green"), soft_wrap=True)
+    out.print(_coloured(row.perturbed_text, changed_positions(after, before), "red"), soft_wrap=True)
 
 
 def print_detectors(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -179,7 +193,7 @@ def _span(layers: Sequence[int]) -> str:
 
 
 def _coloured(text: str, positions: Sequence[int], colour: str) -> Text:
-    shown = Text(text)
+    shown = Text(visible(text))
     words = find_words(text)
     for position in positions:
         shown.stylize(f"bold {colour}", words[position].start, words[position].end)

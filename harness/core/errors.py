@@ -45,6 +45,10 @@ class MissingFileError(HarnessError):
     """A file or folder that is not there."""
 
 
+class MissingArtifactError(HarnessError):
+    """External files that a recipe needs (vectors, encoders, taggers) and that are not here, or not whole."""
+
+
 class DataError(HarnessError):
     """Data that cannot be used as it is: empty, wrong column, wrong labels, not UTF-8, NaN."""
 

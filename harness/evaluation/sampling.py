@@ -21,7 +21,7 @@ from harness.core.errors import ConfigurationError, DataError, UnknownNameError
 Scenario = Literal["s1", "s2"]
 
 _SCENARIOS = ("s1", "s2")
-_RESULTS = ("success", "failure", "skipped")
+_RESULTS = ("success", "failure", "maximized", "skipped")
 # Scenario 1 looks below this share of the rows, so that enough others remain for the clean half.
 _LARGEST_RATIO = 0.4
 _TARGET_STEP = 10
@@ -101,12 +101,13 @@ def draw_sample(
     next ones; scenario 2 takes both from the same first rows.
 
     Args:
-        results: `success`, `failure` or `skipped` for each of the attack's rows, length n.
+        results: `success`, `failure`, `maximized` or `skipped` for each of the attack's rows, length n. A maximized
+            row was attacked, but its text keeps its label: it is never adversarial.
         scenario: `s1` or `s2`.
         seed: Seed, 0 to 2**32 - 1.
         target: Adversarial texts aimed at; see `published_protocol`.
         validation_fraction: Share of the rows set aside first, at least 0 and below 1.
-        include_failures: Count every attacked text as adversarial, not the successes alone.
+        include_failures: Count failed attacks as adversarial too, not the successes alone.
 
     Returns:
         The sample.
@@ -136,9 +137,12 @@ def draw_sample(
     attacked = outcome[test] != "skipped"
     n, n_success = int(test.size), int(succeeded.sum())
     if n_success == 0:
+        keeps_labels = "maximized" in outcome[test]
         raise DataError(
             f"no attack succeeded on the {n} test rows, so there is nothing to detect.",
-            "Attack more texts, or another victim.",
+            "Input reduction keeps every label; use an attack that changes them."
+            if keeps_labels
+            else "Attack more texts, or another victim.",
         )
     size = _subset_size(scenario, n, n_success, int(attacked.sum()), target)
 
@@ -146,7 +150,7 @@ def draw_sample(
     shuffled = np.arange(n, dtype=np.int64)
     np.random.RandomState(seed).shuffle(shuffled)
     subset = shuffled[:size]
-    counted = attacked if include_failures else succeeded
+    counted = attacked & (outcome[test] != "maximized") if include_failures else succeeded
     adversarial = subset[counted[subset]]
     if adversarial.size == 0:
         raise DataError(

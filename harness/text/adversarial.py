@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness.core.errors import DataError, MissingFileError
 from harness.core.files import atomic_writer
@@ -21,7 +22,8 @@ from harness.text.words import changed_positions, find_words
 ROWS_FILE = "adversarial.parquet"
 TIMINGS_FILE = "timings.parquet"
 
-Result = Literal["success", "failure", "skipped"]
+Result = Literal["success", "failure", "maximized", "skipped"]
+GOALS = ("untargeted", "targeted", "input-reduction")
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class AdversarialRow:
         changed_positions: Positions of the changed words in the original (words as in `harness.text.words`).
         original_output: Predicted label of the original.
         perturbed_output: Predicted label of the attacked text.
-        original_score: 1 - p(label) of the original, the goal score of an untargeted attack.
+        original_score: 1 - p(label) of the original, the goal score of an untargeted attack. Of an imported log of
+            another goal, that goal's score: a log holds no other.
         perturbed_score: The same of the attacked text.
         original_probabilities: Class probabilities; None where a log does not hold them.
         perturbed_probabilities: The same of the attacked text.
-        result: `success`, `failure`, or `skipped` (the victim was wrong to begin with).
-        goal: What counts as success: `untargeted`.
+        result: `success`, `failure`, `maximized` (the goal is a best, not a flip: input reduction), or `skipped`
+            (nothing to attack: the victim was wrong to begin with, or the text is of the target class).
+        goal: What counts as success: `untargeted`, `targeted`, `input-reduction`.
         min_confidence: Confidence the wrong label had to reach; None for a plain flip.
         recipe: Name of the attack recipe.
         recipe_parameters: JSON object of the recipe's parameters.
@@ -54,6 +58,11 @@ class AdversarialRow:
         words_changed_percent: Changed words in percent of the original's words.
         seed: Seed of the run.
         textattack_version: Version of TextAttack; None when unknown.
+        target_class: The label that a targeted attack wanted; None for others.
+        evaded: JSON object of the detector that an evasive attack also had to pass, with its threshold.
+        query_limit: Queries the attack was allowed on a text; None for no limit.
+        seconds_limit: Seconds it was allowed on a text; None for no limit.
+        stopped_by: The limit that ended the search, if one did.
     """
 
     id: str
@@ -81,9 +90,33 @@ class AdversarialRow:
     words_changed_percent: float
     seed: int | None
     textattack_version: str | None
+    target_class: int | None = None
+    evaded: str | None = None
+    query_limit: int | None = None
+    seconds_limit: float | None = None
+    stopped_by: Literal["queries", "seconds"] | None = None
 
 
 COLUMNS = tuple(field.name for field in fields(AdversarialRow))
+# Columns that say how a set was made: alike in all rows of a run.
+SETTINGS = (
+    "dataset",
+    "split",
+    "recipe",
+    "recipe_parameters",
+    "victim",
+    "victim_hash",
+    "goal",
+    "target_class",
+    "min_confidence",
+    "evaded",
+    "query_limit",
+    "seconds_limit",
+    "seed",
+    "textattack_version",
+)
+# Columns that files of earlier versions lack.
+_OPTIONAL = tuple(field.name for field in fields(AdversarialRow) if field.default is not MISSING)
 
 
 def compare_words(original: str, perturbed: str) -> tuple[list[int], float]:
@@ -95,11 +128,18 @@ def compare_words(original: str, perturbed: str) -> tuple[list[int], float]:
 
 
 def write_rows(path: Path, rows: Iterable[AdversarialRow]) -> None:
-    """Write rows to `path` as Parquet, atomically and reproducibly."""
+    """Write rows to `path` as Parquet, atomically and reproducibly.
+
+    Raises:
+        DataError: A value that no row may have, such as a number beyond 64 bits.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
+    try:
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise DataError(f"these are not adversarial rows: {str(error).splitlines()[0]}") from error
     with atomic_writer(path) as handle:
         pq.write_table(table, handle, compression="zstd")
 
@@ -124,15 +164,42 @@ def read_rows(path: Path) -> list[AdversarialRow]:
         )
     try:
         table = pq.read_table(path)
+        for name in _OPTIONAL:
+            if name not in table.column_names:
+                table = table.append_column(name, pa.nulls(len(table)))
         table = table.select(list(COLUMNS)).cast(_schema())
-    except (pa.ArrowException, KeyError) as error:
+        _check_columns(table)
+    except (pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(f"{path} is not a file of adversarial rows: {str(error).splitlines()[0]}") from error
     return [AdversarialRow(**values) for values in table.to_pylist()]
 
 
+def _check_columns(table: Any) -> None:
+    """See that columns of the right type hold no value that a row cannot have."""
+    import pyarrow.types as kinds
+
+    for name, hint in get_type_hints(AdversarialRow).items():
+        column = table[name].combine_chunks()
+        options = {value for part in (hint, *get_args(hint)) if get_origin(part) is Literal for value in get_args(part)}
+        unknown = set(column.unique().to_pylist()) - options - {None} if options else set()
+        if unknown:
+            raise ValueError(f"{name} {sorted(unknown)[0]!r}")
+        if column.null_count and NoneType not in get_args(hint):
+            raise ValueError(f"a row has no {name}")
+        if kinds.is_list(column.type) and column.flatten().null_count:
+            raise ValueError(f"{name} has a gap")
+
+
 def row_to_json(row: AdversarialRow) -> str:
-    """One row as a JSON line (without the newline); floats survive exactly."""
-    return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False)
+    """One row as a JSON line (without the newline); floats survive exactly.
+
+    Raises:
+        DataError: A number is not finite: JSON has no such numbers.
+    """
+    try:
+        return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError(f"row {row.id} holds a number that is not finite.") from error
 
 
 def row_from_json(line: str) -> AdversarialRow:
@@ -155,7 +222,8 @@ def row_from_json(line: str) -> AdversarialRow:
 _SCALARS: dict[Any, Callable[[Any], bool]] = {
     NoneType: lambda value: value is None,
     int: lambda value: type(value) is int and abs(value) < 2**63,
-    float: lambda value: type(value) in (int, float) and math.isfinite(value),
+    # Whole numbers that a float keeps.
+    float: lambda value: math.isfinite(value) if type(value) is float else type(value) is int and abs(value) <= 2**53,
     # A lone surrogate is no text: no file could keep it.
     str: lambda value: isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value,
 }
@@ -165,8 +233,8 @@ def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value is of one of the types that the fields of a row have."""
     origin, options = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return value in options
-    if origin is UnionType:
+        return isinstance(value, str) and value in options
+    if origin in (UnionType, Union):
         return any(_fits(value, one) for one in options)
     if origin is list:
         return isinstance(value, list) and all(_fits(one, options[0]) for one in value)
@@ -180,6 +248,7 @@ class AttackSummary:
     texts: int
     successes: int
     failures: int
+    maximized: int
     skipped: int
     accuracy: float
     accuracy_under_attack: float
@@ -200,16 +269,17 @@ def summarise(rows: Sequence[AdversarialRow]) -> AttackSummary:
     if not rows:
         raise DataError("there are no adversarial rows to summarise.")
     successes = [row for row in rows if row.result == "success"]
-    failures = [row for row in rows if row.result == "failure"]
-    attacked = len(successes) + len(failures)
+    count = Counter(row.result for row in rows)
+    attacked = len(rows) - count["skipped"]
     return AttackSummary(
         texts=len(rows),
-        successes=len(successes),
-        failures=len(failures),
-        skipped=len(rows) - attacked,
-        accuracy=attacked / len(rows),
-        accuracy_under_attack=len(failures) / len(rows),
-        success_rate=len(successes) / attacked if attacked else float("nan"),
+        successes=count["success"],
+        failures=count["failure"],
+        maximized=count["maximized"],
+        skipped=count["skipped"],
+        accuracy=sum(row.original_output == row.label for row in rows) / len(rows),
+        accuracy_under_attack=sum(row.perturbed_output == row.label for row in rows) / len(rows),
+        success_rate=count["success"] / attacked if attacked else float("nan"),
         words_changed_percent=_mean([row.words_changed_percent for row in successes]),
         queries=_mean([row.queries for row in rows if row.result != "skipped"]),
     )
@@ -237,5 +307,8 @@ def _schema() -> Any:
         "queries": pa.int64(),
         "words_changed_percent": pa.float64(),
         "seed": pa.int64(),
+        "target_class": pa.int64(),
+        "query_limit": pa.int64(),
+        "seconds_limit": pa.float64(),
     }
     return pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])

@@ -1,59 +1,71 @@
-"""Views of adversarial rows: TextAttack's CSV log and JSON lines, both ways."""
+"""Views of adversarial rows: TextAttack's CSV log and JSON lines, both ways.
+
+JSON lines keep every field to the last digit. A CSV log has no room for most of them, and its signs are ambiguous
+where a text holds them itself; what a set of rows loses there is found by reading the written log back.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
-from harness.core.errors import DataError, MissingFileError
+from harness.core.errors import DataError, MissingFileError, UnknownNameError
 from harness.core.files import write_text
-from harness.text.adversarial import AdversarialRow, Result, compare_words, row_from_json, row_to_json
-from harness.text.datasets import row_id
-from harness.text.local_files import long_cells
-from harness.text.words import changed_positions, find_words
+from harness.text.adversarial import COLUMNS, GOALS, AdversarialRow, row_from_json, row_to_json
+from harness.text.textattack_csv import LogFacts, Marks, read_csv_log, write_csv_log
 
-_RESULTS: dict[str, Result] = {"Successful": "success", "Failed": "failure", "Skipped": "skipped"}
-_NEWLINE = "<SPLIT>"  # TextAttack writes line breaks so
-# The innermost pair of brackets: a word holds none, but the text before it may.
-_MARKED = re.compile(r"\[\[((?:(?!\[\[|\]\]).)*)\]\]", re.DOTALL)
-_COLUMNS = (
-    "original_text",
-    "perturbed_text",
-    "original_score",
-    "perturbed_score",
-    "original_output",
-    "perturbed_output",
-    "ground_truth_output",
-    "num_queries",
-    "result_type",
-)
+# What the reader of a CSV log says of it, for all of its rows.
+_TOLD = ("dataset", "split", "recipe", "victim", "goal", "target_class", "min_confidence")
+# Two classes: one probability follows from the other but for the last digits.
+_ROUNDING = 1e-9
 
 
 def import_log(
-    path: Path, *, dataset: str, split: str, recipe: str, victim: str, classes: int | None = None
+    path: Path,
+    *,
+    dataset: str,
+    split: str,
+    recipe: str,
+    victim: str,
+    classes: int | None = None,
+    goal: str | None = None,
+    target_class: int | None = None,
+    min_confidence: float | None = None,
+    marks: Marks | None = None,
 ) -> list[AdversarialRow]:
     """Read a TextAttack CSV log, or the JSON lines this package writes.
 
-    A CSV log holds 1 - p(label) but not the whole distribution, so probabilities are filled in where the
-    caller says that there are two classes, and left out otherwise. It holds no dataset, victim or recipe either:
-    those are the caller's word. The index is the line's number in the log.
+    JSON lines hold whole rows, and none of the other arguments counts. A CSV log holds the texts, labels, results,
+    numbers of queries and one score a text; the arguments say the rest. Its score is 1 - p(label) where the attack
+    was untargeted: with two classes the probabilities follow, otherwise they stay unknown. The index is the line's
+    number in the log. `[[ ]]` are taken for marks of changed words, except around a word that both texts
+    have, and `<SPLIT>` for a line break.
 
     Args:
-        path: A `.csv` or `.jsonl` file.
-        dataset: Name of the attacked dataset (CSV only, like the rest).
+        path: A `.csv` or `.jsonl` file, UTF-8 with or without a byte order mark, any line ends, columns in any
+            order; columns that are not TextAttack's are left out.
+        dataset: Name of the attacked dataset.
         split: Its split.
         recipe: Name of the recipe.
         victim: Name of the victim.
         classes: How many classes it has, if that is known.
+        goal: The attack's goal; by default `untargeted`, or `input-reduction` where results are `Maximized`.
+        target_class: The label that a targeted attack wanted.
+        min_confidence: The confidence that the wrong label had to reach.
+        marks: TextAttack's colouring style: `file` (`[[ ]]`), `html`, `ansi` or `plain`; by default what is found.
 
     Raises:
         MissingFileError: There is no such file.
         DataError: It is empty, or not such a log.
+        UnknownNameError: There is no such goal, or style of marks.
     """
+    if goal is not None and goal not in GOALS:
+        raise UnknownNameError("goal", goal, GOALS)
+    if marks is not None and marks not in get_args(Marks):
+        raise UnknownNameError("style of marks", marks, get_args(Marks))
     if not path.is_file():
         raise MissingFileError(f"there is no attack log {path}.")
     try:
@@ -63,11 +75,50 @@ def import_log(
     if path.suffix == ".jsonl":
         rows = _read_jsonl(text, path)
     else:
-        names = {"dataset": dataset, "split": split, "recipe": recipe, "victim": victim}
-        rows = _read_csv(text, path, names, two_classes=classes == 2)
+        facts = LogFacts(dataset, split, recipe, victim, classes, goal, target_class, min_confidence, marks)
+        rows = read_csv_log(text, facts, path)
     if not rows:
         raise DataError(f"the attack log {path} is empty.")
     return rows
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a log does not keep of one column.
+
+    Attributes:
+        column: The column.
+        ids: The rows, by id, whose value is not what comes back.
+    """
+
+    column: str
+    ids: list[str]
+
+
+def export_log(path: Path, rows: Sequence[AdversarialRow]) -> list[Loss]:
+    """Write rows as a TextAttack CSV log (`.csv`) or as JSON lines (`.jsonl`), atomically.
+
+    JSON lines lose nothing. A CSV log has no column for `index` (it comes back where it is the row's number in the
+    set, and with it the id), more than two probabilities, `recipe_parameters`, `victim_hash`, `seed`,
+    `textattack_version`, `evaded`, the limits and `stopped_by`; the reader has to say dataset, split, recipe, victim,
+    goal, target class and confidence. A text loses a literal `<SPLIT>`, which comes back as a line break, and `[[ ]]`
+    of its own where they look like marks of changed words.
+
+    Returns:
+        What the file does not keep, found by reading it back; empty for JSON lines.
+
+    Raises:
+        DataError: Another file type was asked for, or a row that no log can hold.
+    """
+    if path.suffix == ".jsonl":
+        text, losses = "".join(row_to_json(row) + "\n" for row in rows), []
+    elif path.suffix == ".csv":
+        text = write_csv_log(rows)
+        losses = _losses(rows, text, path)
+    else:
+        raise DataError(f"cannot write a log as {path.suffix or 'a file without a type'!r}.", "Use .csv or .jsonl.")
+    write_text(path, text)
+    return losses
 
 
 def _read_jsonl(text: str, path: Path) -> list[AdversarialRow]:
@@ -81,128 +132,41 @@ def _read_jsonl(text: str, path: Path) -> list[AdversarialRow]:
     return rows
 
 
-def _read_csv(text: str, path: Path, names: dict[str, str], *, two_classes: bool) -> list[AdversarialRow]:
-    try:
-        with long_cells():
-            reader = csv.DictReader(io.StringIO(text, newline=""))
-            columns, lines = reader.fieldnames or (), list(reader)
-        absent = [name for name in _COLUMNS if name not in columns]
-        if absent:
-            raise DataError(
-                f"{path} is not a TextAttack log: it has no column {absent[0]!r}.",
-                "TextAttack writes such a log with --log-to-csv.",
-            )
-        return [_row(line, index, names, two_classes) for index, line in enumerate(lines)]
-    except (csv.Error, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not a TextAttack log: {type(error).__name__} {error}.") from error
+def _losses(rows: Sequence[AdversarialRow], text: str, path: Path) -> list[Loss]:
+    """Compare rows with what an import makes of their log when it is told what is true of the first."""
+    if not rows:
+        return []
+    told = {name: getattr(rows[0], name) for name in _TOLD}
+    classes = len(rows[0].original_probabilities or ()) or None
+    back = read_csv_log(text, LogFacts(**told, classes=classes), path)
+    pairs = list(zip(rows, back, strict=True))
+    lost = [
+        Loss(name, [row.id for row, other in pairs if not _same(getattr(row, name), getattr(other, name))])
+        for name in COLUMNS
+    ]
+    return [loss for loss in lost if loss.ids]
 
 
-def _row(line: dict[str, str], index: int, names: dict[str, str], two_classes: bool) -> AdversarialRow:
-    original, perturbed = (_unmark(line[name]) for name in ("original_text", "perturbed_text"))
-    changed, percent = compare_words(original, perturbed)
-    label = _count(line["ground_truth_output"])
-    scores = _finite(line["original_score"]), _finite(line["perturbed_score"])
-    probabilities = [_two_classes(score, label) if two_classes else None for score in scores]
-    return AdversarialRow(
-        id=row_id(original, names["dataset"], index),
-        dataset=names["dataset"],
-        split=names["split"],
-        index=index,
-        label=label,
-        original_text=original,
-        perturbed_text=perturbed,
-        changed_positions=changed,
-        original_output=_count(line["original_output"]),
-        perturbed_output=_count(line["perturbed_output"]),
-        original_score=scores[0],
-        perturbed_score=scores[1],
-        original_probabilities=probabilities[0],
-        perturbed_probabilities=probabilities[1],
-        result=_RESULTS[line["result_type"]],
-        goal="untargeted",
-        min_confidence=None,
-        recipe=names["recipe"],
-        recipe_parameters="{}",
-        victim=names["victim"],
-        victim_hash=None,
-        queries=_count(line["num_queries"]),
-        words_changed_percent=percent,
-        seed=None,
-        textattack_version=None,
-    )
+def _same(value: Any, other: Any) -> bool:
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return bool(value == other)
 
 
-def export_log(path: Path, rows: Sequence[AdversarialRow]) -> None:
-    """Write rows as a TextAttack CSV log (`.csv`) or as JSON lines (`.jsonl`), atomically.
+def losses_as_text(losses: Iterable[Loss], rows: int) -> list[str]:
+    """Lines that say what a log does not keep: columns lost in all rows together, others one by one.
 
-    Raises:
-        DataError: Another file type was asked for.
+    Args:
+        losses: What `export_log` returned.
+        rows: How many rows there are.
     """
-    writers: dict[str, Callable[[Iterable[AdversarialRow]], str]] = {".csv": _csv_text, ".jsonl": _jsonl_text}
-    if path.suffix not in writers:
-        raise DataError(f"cannot write a log as {path.suffix or 'a file without a type'!r}.", "Use .csv or .jsonl.")
-    write_text(path, writers[path.suffix](rows))
-
-
-def _jsonl_text(rows: Iterable[AdversarialRow]) -> str:
-    return "".join(row_to_json(row) + "\n" for row in rows)
-
-
-def _csv_text(rows: Iterable[AdversarialRow]) -> str:
-    names = {result: name for name, result in _RESULTS.items()}
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for row in rows:
-        original, perturbed = _mark(row.original_text, row.perturbed_text)
-        writer.writerow(
-            [
-                original.replace("\n", _NEWLINE),
-                perturbed.replace("\n", _NEWLINE),
-                row.original_score,
-                row.perturbed_score,
-                row.original_output,
-                row.perturbed_output,
-                float(row.label),
-                row.queries,
-                names[row.result],
-            ]
-        )
-    return buffer.getvalue()
-
-
-def _mark(original: str, perturbed: str) -> tuple[str, str]:
-    """Wrap the words that one of the texts has and the other has not in `[[ ]]`, as TextAttack's log does."""
-    return _wrap(original, perturbed), _wrap(perturbed, original)
-
-
-def _wrap(text: str, other: str) -> str:
-    words = find_words(text)
-    changed = changed_positions([w.text for w in words], [w.text for w in find_words(other)], insertions=False)
-    for position in reversed(changed):
-        word = words[position]
-        text = f"{text[: word.start]}[[{word.text}]]{text[word.end :]}"
-    return text
-
-
-def _unmark(text: str) -> str:
-    return _MARKED.sub(r"\1", text).replace(_NEWLINE, "\n")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"score {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    """A label or a number of queries, which TextAttack writes as floats."""
-    value = float(text)
-    if not value.is_integer() or not 0 <= value < 2**31:
-        raise ValueError(f"{text} is no label or count")
-    return int(value)
-
-
-def _two_classes(score: float, label: int) -> list[float]:
-    return [1 - score, score] if label == 0 else [score, 1 - score]
+    found = list(losses)
+    whole = [loss.column for loss in found if len(loss.ids) == rows]
+    lines = [f"not in this format: {', '.join(whole)}"] if whole else []
+    for loss in found:
+        if len(loss.ids) < rows:
+            named = ", ".join(loss.ids[:3]) + (", ..." if len(loss.ids) > 3 else "")
+            lines.append(f"{loss.column} changed in {len(loss.ids)} of {rows} rows: {named}")
+    return lines

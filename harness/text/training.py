@@ -1,4 +1,4 @@
-"""Fine-tune an encoder into a victim."""
+"""Fine-tune an encoder into a victim, or train a word CNN or LSTM from scratch."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 import random
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.compat import prepare_torchvision
-from harness.core.errors import DataError, HarnessError, MissingFileError, VictimError
+from harness.core.errors import DataError
 from harness.core.files import cache_folder, disk_errors, hash_json, write_json
-from harness.core.loading import summary
 from harness.core.progress import Progress
 from harness.core.runs import Run
-from harness.text.architectures import class_representation
+from harness.text.architectures import WORD_ENCODERS
 from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
-from harness.text.victims import Victim, looks_like_path, token_limit
+from harness.text.starting_points import encoder_name, load_starting_point
+from harness.text.victims import Victim, token_limit
+from harness.text.word_vocabulary import StartVectors
 
 VICTIM_FACTS = "victim.json"
 VICTIM_FILES = ["model.safetensors", "config.json", "tokenizer.json", VICTIM_FACTS]
@@ -29,7 +29,10 @@ VICTIM_FILES = ["model.safetensors", "config.json", "tokenizer.json", VICTIM_FAC
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a victim is fine-tuned: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0."""
+    """How a victim is trained: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0.
+
+    The defaults are those for fine-tuning; see `training_settings` for each encoder's.
+    """
 
     epochs: int = 2
     batch_size: int = 32
@@ -37,6 +40,21 @@ class TrainingSettings:
     weight_decay: float = 0.01
     max_length: int = 256
     seed: int = 0
+
+
+# From scratch it takes larger steps, and more of them.
+_WORD_SETTINGS = TrainingSettings(epochs=3, learning_rate=1e-3)
+
+
+def training_settings(encoder: str, **given: Any) -> TrainingSettings:
+    """The settings for an encoder.
+
+    Args:
+        encoder: As in `train_victim`.
+        **given: Fields of `TrainingSettings`; None means the default of this encoder.
+    """
+    usual = _WORD_SETTINGS if encoder in WORD_ENCODERS else TrainingSettings()
+    return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -83,14 +101,23 @@ def training_data(
     return TrainingData(train, heldout, name)
 
 
-def train_victim(encoder: str, data: TrainingData, settings: TrainingSettings, run: Run) -> dict[str, Any]:
-    """Fine-tune `encoder` on `data` and keep it, with its held-out accuracy, in the folder of `run`.
+def train_victim(
+    encoder: str,
+    data: TrainingData,
+    settings: TrainingSettings,
+    run: Run,
+    *,
+    vectors: StartVectors | None = None,
+) -> dict[str, Any]:
+    """Train `encoder` on `data` and keep it, with its held-out accuracy, in the folder of `run`.
 
     Args:
-        encoder: A hub id, a folder, or `embedded`.
+        encoder: What to fine-tune: a hub id, a folder, or `embedded`; or what to train from scratch: `wordcnn` or
+            `lstm`.
         data: What to train and measure on.
         settings: How to train.
         run: An open run; its folder becomes a loadable victim.
+        vectors: Word vectors that `wordcnn` and `lstm` start from; without them they start from random ones.
 
     Returns:
         The facts of `victim.json`: accuracy with a 95 % Wilson interval, counts, settings.
@@ -100,7 +127,8 @@ def train_victim(encoder: str, data: TrainingData, settings: TrainingSettings, r
 
     _seed_everything(settings.seed)
     classes = max(data.train.num_classes, data.heldout.num_classes)
-    model, tokenizer = _load_encoder(encoder, classes, data.train.label_names)
+    names = data.train.label_names or [f"LABEL_{index}" for index in range(classes)]
+    model, tokenizer = load_starting_point(encoder, names, data.train.texts, vectors)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
@@ -151,6 +179,7 @@ def train_victim(encoder: str, data: TrainingData, settings: TrainingSettings, r
         "train_rows_truncated": truncated,
         "heldout_split": data.heldout_split,
         "heldout_rows": len(data.heldout),
+        "heldout_hash": data.heldout.hash,
         "accuracy": correct / len(data.heldout),
         "accuracy_low": float(interval.low),
         "accuracy_high": float(interval.high),
@@ -181,49 +210,6 @@ def embedded_victim_folder() -> Path:
                 facts = train_victim("embedded", data, settings, run)
                 run.finish(VICTIM_FILES, accuracy=facts["accuracy"])
     return folder
-
-
-def encoder_name(encoder: str) -> str:
-    """How an encoder is named in facts and rows: the hub id, or the folder's name without its path."""
-    return Path(encoder).resolve().name if Path(encoder).is_dir() else encoder
-
-
-def _load_encoder(encoder: str, classes: int, label_names: list[str] | None) -> tuple[Any, Any]:
-    prepare_torchvision()
-    import transformers
-    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-    source = encoder
-    if encoder == "embedded":
-        from harness.text.embedded import encoder_folder
-
-        source = str(encoder_folder())
-    elif looks_like_path(encoder) and not Path(encoder).is_dir():
-        raise MissingFileError(f"there is no encoder folder {encoder}.", "Give a folder, a hub id, or `embedded`.")
-    names = label_names or [f"LABEL_{index}" for index in range(classes)]
-    verbosity = transformers.logging.get_verbosity()
-    # The warning that the head is new is the very thing that is wanted here.
-    transformers.logging.set_verbosity_error()
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        class_representation(config.model_type)
-        config.num_labels = classes
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: index for index, name in enumerate(names)}
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, config=config, trust_remote_code=False, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
-    except HarnessError:
-        raise
-    except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own
-        raise VictimError(
-            f"the encoder {encoder!r} cannot be loaded: {summary(error)}.",
-            "Give a folder with safetensors weights, a hub id, or `embedded`.",
-        ) from error
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-    return model, tokenizer
 
 
 def _batches(lengths: NDArray[np.int64], size: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:

@@ -19,7 +19,12 @@ from harness.core.errors import ConfigurationError, HarnessError, MissingFileErr
 from harness.core.loading import unloadable
 from harness.core.registry import Registry
 from harness.core.weights import hash_weights
-from harness.text.architectures import class_representation
+from harness.text.architectures import (
+    class_representation,
+    has_class_token,
+    layer_width,
+    refuse_textattack_checkpoint,
+)
 from harness.text.batches import padded_batches
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -35,7 +40,8 @@ class VictimOutputs:
     Attributes:
         probabilities: (n, classes) float64, rows sum to 1.
         features: Layer number -> (n, d) float32 class representation. Layer 0 is the embedding layer, layer i
-            the i-th block, so the last layer of a 12-layer encoder is 12.
+            the i-th block, so the last layer of a 12-layer encoder is 12. A word CNN or LSTM has no class token:
+            layer 0 is the mean of its word vectors, layer 1 the pooled vector that its head reads, of another d.
         truncated: How many texts were longer than the victim takes.
     """
 
@@ -59,6 +65,9 @@ class Victim:
 
     Inference runs under `torch.inference_mode`, on length-sorted batches that are padded to their own longest
     text. A text longer than `max_length` tokens is truncated, and counted.
+
+    Most architectures have a class token in every layer. The word CNN and word LSTM have none, which
+    `has_class_token` says: they have the layers 0 and 1 of `VictimOutputs.features` and no others.
 
     Args:
         name: How rows and tables call the victim: a hub id or a folder's name, never a path.
@@ -136,9 +145,13 @@ class Victim:
 
     @classmethod
     def _from_pretrained(cls, source: str, name: str, **options: Any) -> Victim:
+        refuse_textattack_checkpoint(source)
         prepare_torchvision()
         from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+        from harness.text import word_models
+
+        word_models.register()
         folder = Path(source)
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise VictimError(f"the folder {source} holds no model: config.json is missing.")
@@ -184,6 +197,15 @@ class Victim:
     def num_layers(self) -> int:
         """The number of encoder blocks; the last layer's number."""
         return int(self.model.config.num_hidden_layers)
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a layer's representation is a class token's; a word CNN or LSTM has none in any layer."""
+        return has_class_token(self.model.config.model_type)
+
+    def width(self, layer: int) -> int:
+        """The dimension of a layer's representation (0 = embeddings, -1 = last)."""
+        return layer_width(self.model.config, self.layer(layer))
 
     @cached_property
     def label_names(self) -> list[str]:
@@ -254,12 +276,12 @@ class Victim:
 
         numbers = [self.layer(layer) for layer in layers]
         if not texts:
-            empty = {n: np.zeros((0, self.model.config.hidden_size), np.float32) for n in numbers}
+            empty = {n: np.zeros((0, self.width(n)), np.float32) for n in numbers}
             return VictimOutputs(np.zeros((0, self.num_labels)), empty)
         encodings = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
         truncated = sum(bool(encoding.overflowing) for encoding in encodings.encodings)
         probabilities = np.zeros((len(texts), self.num_labels))
-        features = {n: np.zeros((len(texts), self.model.config.hidden_size), np.float32) for n in numbers}
+        features = {n: np.zeros((len(texts), self.width(n)), np.float32) for n in numbers}
         started = time.perf_counter()
         with torch.inference_mode():
             for rows, padded in padded_batches(self.tokenizer, encodings, self.batch_size):

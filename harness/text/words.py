@@ -12,12 +12,13 @@ import difflib
 import re
 from typing import NamedTuple
 
-_JOINERS = "'-_*@"
-# TextAttack's homoglyph attack writes these look-alikes inside words, so they count as word characters; most are
-# letters to `\w` already.
-_LOOKALIKES = "˗৭Ȣ𝟕бƼᏎƷᒿlO`ɑЬϲԁе𝚏ɡհіϳ𝒌ⅼｍոорԛⲅѕ𝚝սѵԝ×уᴢ"  # noqa: RUF001
-_CHUNK = re.compile(r"\S+")
-_WORD = re.compile(rf"[\w{_LOOKALIKES}'\-_*@]+")
+# TextAttack's homoglyph attack writes these look-alikes inside words, so they count as word characters; the others
+# that it writes are letters to `\w` already.
+_LOOKALIKES = "˗×`"  # noqa: RUF001
+_JOINERS = r"'\-_*@"
+_INNER = rf"[\w{_LOOKALIKES}{_JOINERS}]"
+_OUTER = rf"(?:[^\W_]|[{_LOOKALIKES}])"
+_WORD = re.compile(f"{_OUTER}(?:{_INNER}*{_OUTER})?")
 
 
 class Word(NamedTuple):
@@ -30,38 +31,34 @@ class Word(NamedTuple):
 
 def find_words(text: str) -> list[Word]:
     """The words of a text in order, with their places."""
-    found = []
-    for chunk in _CHUNK.finditer(text):
-        start, end = _stripped(text, chunk.start(), chunk.end())
-        for match in _WORD.finditer(text, start, end):
-            first, last = _stripped(text, match.start(), match.end())
-            if first < last:
-                found.append(Word(text[first:last], first, last))
-    return found
+    return [Word(match[0], match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
 def changed_positions(original: list[str], perturbed: list[str], *, insertions: bool = True) -> list[int]:
     """Positions in `original` of the words that are replaced or deleted in `perturbed`.
 
-    Swaps keep the number of words, and then words are compared place by place. Otherwise the two are aligned;
-    a pure insertion is charged to the word it stands before (the last word, at the end of the text), unless
-    `insertions` is false.
+    Swaps keep the number of words, and then words are compared place by place. Otherwise the two are aligned
+    between the words that they begin and end with in common; a pure insertion is charged to the word it stands
+    before (the last word, at the end of the text), unless `insertions` is false.
     """
     if len(original) == len(perturbed):
         return [i for i, (a, b) in enumerate(zip(original, perturbed, strict=True)) if a != b]
+    # The aligner's time is quadratic in repeated words, and it loses its way among them.
+    first, last = _common_ends(original, perturbed)
+    middle = original[first : len(original) - last], perturbed[first : len(perturbed) - last]
     changed: set[int] = set()
-    matcher = difflib.SequenceMatcher(a=original, b=perturbed, autojunk=False)
+    matcher = difflib.SequenceMatcher(a=middle[0], b=middle[1], autojunk=False)
     for tag, start, end, _, _ in matcher.get_opcodes():
         if tag == "insert":
-            changed.update([min(start, len(original) - 1)] if insertions and original else [])
+            changed.update([min(first + start, len(original) - 1)] if insertions and original else [])
         elif tag != "equal":
-            changed.update(range(start, end))
+            changed.update(range(first + start, first + end))
     return sorted(changed)
 
 
-def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start] in _JOINERS:
-        start += 1
-    while end > start and text[end - 1] in _JOINERS:
-        end -= 1
-    return start, end
+def _common_ends(a: list[str], b: list[str]) -> tuple[int, int]:
+    """How many words two texts share at the start, and then at the end."""
+    shorter = min(len(a), len(b))
+    first = next((i for i in range(shorter) if a[i] != b[i]), shorter)
+    rest = shorter - first
+    return first, next((i for i in range(rest) if a[-1 - i] != b[-1 - i]), rest)

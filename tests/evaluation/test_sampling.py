@@ -19,11 +19,11 @@ LOGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "attack_
 results_vectors = st.builds(
     lambda n, weights, seed: (
         np.random.default_rng(seed)
-        .choice(["success", "failure", "skipped"], size=n, p=np.array(weights) / sum(weights))
+        .choice(["success", "failure", "skipped", "maximized"], size=n, p=np.array(weights) / sum(weights))
         .tolist()
     ),
     n=st.integers(1, 400),
-    weights=st.tuples(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20)),
+    weights=st.tuples(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20), st.sampled_from([0, 0, 5])),
     seed=st.integers(0, 10**6),
 )
 
@@ -67,7 +67,7 @@ def oracle(
         rand = np.arange(len(test))
         np.random.shuffle(rand)
         subset = test.iloc[rand[:split]]
-        keep = subset["result"] != "skipped" if include_failures else subset["result"] == "success"
+        keep = subset["result"].isin(["success", "failure"] if include_failures else ["success"])
         chosen = subset[keep]
         clean = test.iloc[rand[split:]].iloc[: len(chosen)] if scenario == "s1" else subset
         if len(chosen) == 0:
@@ -176,6 +176,15 @@ def test_no_success_is_an_error(results: list[str], scenario: Any) -> None:
     for include_failures in (False, True):
         with pytest.raises(DataError, match="no attack succeeded"):
             draw_sample(results, scenario, 0, include_failures=include_failures)
+
+
+def test_maximized_rows_are_attacked_and_never_adversarial() -> None:
+    results = ["success"] * 20 + ["maximized"] * 60 + ["failure"] * 20
+    sample = draw_sample(results, "s2", 0, target=10**6, validation_fraction=0.0, include_failures=True)
+    assert sorted(sample.adversarial) == [*range(20), *range(80, 100)]
+    with pytest.raises(DataError, match="no attack succeeded") as caught:
+        draw_sample(["maximized"] * 50, "s2", 0)
+    assert "keeps every label" in caught.value.hint
 
 
 def test_bad_arguments() -> None:

@@ -47,7 +47,7 @@ ROWS = st.builds(
     perturbed_score=NUMBERS,
     original_probabilities=PROBABILITIES,
     perturbed_probabilities=PROBABILITIES,
-    result=st.sampled_from(["success", "failure", "skipped"]),
+    result=st.sampled_from(["success", "failure", "maximized", "skipped"]),
     goal=TEXTS,
     min_confidence=st.none() | NUMBERS,
     recipe=TEXTS,
@@ -58,6 +58,11 @@ ROWS = st.builds(
     words_changed_percent=NUMBERS,
     seed=st.none() | INTEGERS,
     textattack_version=st.none() | TEXTS,
+    target_class=st.none() | INTEGERS,
+    evaded=st.none() | TEXTS,
+    query_limit=st.none() | INTEGERS,
+    seconds_limit=st.none() | NUMBERS,
+    stopped_by=st.sampled_from([None, "queries", "seconds"]),
 )
 PLAIN = AdversarialRow(
     id="0123456789abcdef",
@@ -86,7 +91,20 @@ PLAIN = AdversarialRow(
     seed=0,
     textattack_version=None,
 )
+LATER = {
+    "target_class": 3,
+    "evaded": '{"detector": "rde", "threshold": 0.5}',
+    "query_limit": 500,
+    "seconds_limit": 0.1 + 0.2,
+    "stopped_by": "queries",
+}
 IN_TMP_PATH = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small files, none of which has to survive a power cut."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 @settings(IN_TMP_PATH, max_examples=60)
@@ -111,6 +129,35 @@ def test_json_lines_keep_every_field(row: AdversarialRow) -> None:
     assert list(json.loads(line)) == list(COLUMNS)
 
 
+@pytest.mark.parametrize("name", LATER)
+def test_a_later_field_is_kept_and_may_be_absent(tmp_path: Path, name: str) -> None:
+    import pyarrow.parquet as pq
+
+    row = replace(PLAIN, **{name: LATER[name]})
+    assert getattr(row_from_json(row_to_json(row)), name) == LATER[name]
+    without = {key: value for key, value in json.loads(row_to_json(row)).items() if key != name}
+    assert row_from_json(json.dumps(without)) == PLAIN
+
+    path = tmp_path / "rows.parquet"
+    write_rows(path, [row, PLAIN])
+    assert [getattr(kept, name) for kept in read_rows(path)] == [LATER[name], None]
+    pq.write_table(pq.read_table(path).drop_columns([name]), path)
+    assert read_rows(path) == [PLAIN, PLAIN]
+
+
+def test_files_of_the_first_version_are_read(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    assert {name for name in COLUMNS if name in LATER} == set(LATER) == set(COLUMNS[-len(LATER) :])
+    path = tmp_path / "rows.parquet"
+    rows = [replace(PLAIN, **LATER), PLAIN]
+    write_rows(path, rows)
+    pq.write_table(pq.read_table(path).drop_columns(list(LATER)), path)
+    assert read_rows(path) == [PLAIN, PLAIN]
+    line = json.dumps({name: value for name, value in asdict(rows[0]).items() if name not in LATER})
+    assert row_from_json(line) == PLAIN
+
+
 def test_any_parquet_reader_reads_the_file(tmp_path: Path) -> None:
     pd = pytest.importorskip("pandas")
     write_rows(tmp_path / "rows.parquet", [PLAIN, replace(PLAIN, original_probabilities=None, seed=None)])
@@ -128,12 +175,19 @@ def test_files_that_hold_no_rows(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no adversarial rows at"):
         read_rows(tmp_path)
     columns: dict[str, list[Any]] = {name: [value] for name, value in asdict(PLAIN).items()}
-    tables = {"missing": {k: v for k, v in columns.items() if k != "queries"}, "type": columns | {"index": ["three"]}}
+    tables = {
+        "missing": {k: v for k, v in columns.items() if k != "queries"},
+        "type": columns | {"index": ["three"]},
+        "null": columns | {"label": [None]},
+        "gap": columns | {"original_probabilities": [[0.5, None]]},
+        "result": columns | {"result": ["won"]},
+        "limit": columns | {"stopped_by": ["boredom"]},
+    }
     for name, table in tables.items():
         pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
     (tmp_path / "text.parquet").write_text("hello")
     (tmp_path / "empty.parquet").touch()
-    for name in ("missing", "type", "text", "empty"):
+    for name in (*tables, "text", "empty"):
         with pytest.raises(DataError, match="is not a file of adversarial rows"):
             read_rows(tmp_path / f"{name}.parquet")
 
@@ -156,12 +210,31 @@ def test_files_that_hold_no_rows(tmp_path: Path) -> None:
         {"original_probabilities": [None]},
         {"original_probabilities": 0.5},
         {"unknown": 1},
+        {"original_score": 10**400},
+        {"stopped_by": "boredom"},
+        {"stopped_by": []},
+        {"target_class": 0.5},
+        {"seconds_limit": "3s"},
     ],
     ids=str,
 )
 def test_json_lines_that_are_no_rows(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="not an adversarial row"):
         row_from_json(json.dumps({**asdict(PLAIN), **change}))
+
+
+@pytest.mark.parametrize(
+    "change", [{"index": 2**63}, {"changed_positions": [2**31]}, {"original_text": "\ud800"}], ids=str
+)
+def test_rows_that_no_file_can_hold(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="not adversarial rows"):
+        write_rows(tmp_path / "rows.parquet", [replace(PLAIN, **change)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    with pytest.raises(DataError, match="row 0123456789abcdef holds a number that is not finite"):
+        row_to_json(replace(PLAIN, perturbed_score=math.nan))
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "3", "null", "{}", '"text"', "[" * 100_000])
@@ -189,8 +262,8 @@ def test_summary_counts() -> None:
     rows = [
         replace(PLAIN, words_changed_percent=10.0, queries=10),
         replace(PLAIN, words_changed_percent=30.0, queries=20),
-        replace(PLAIN, result="failure", words_changed_percent=99.0, queries=60),
-        replace(PLAIN, result="skipped", words_changed_percent=0.0, queries=1),
+        replace(PLAIN, result="failure", perturbed_output=1, words_changed_percent=99.0, queries=60),
+        replace(PLAIN, result="skipped", original_output=0, words_changed_percent=0.0, queries=1),
     ]
     found = summarise(rows)
     assert (found.texts, found.successes, found.failures, found.skipped) == (4, 2, 1, 1)
@@ -199,9 +272,17 @@ def test_summary_counts() -> None:
     assert (found.words_changed_percent, found.queries) == (20.0, 30.0)
 
 
+def test_summary_counts_maximized_rows_as_attacked_and_not_as_successes() -> None:
+    kept = replace(PLAIN, result="maximized", perturbed_output=1, words_changed_percent=80.0, queries=40)
+    found = summarise([replace(PLAIN, words_changed_percent=20.0, queries=20), kept])
+    assert (found.successes, found.maximized, found.failures, found.skipped) == (1, 1, 0, 0)
+    assert (found.accuracy, found.accuracy_under_attack, found.success_rate) == (1.0, 0.5, 0.5)
+    assert (found.words_changed_percent, found.queries) == (20.0, 30.0)
+
+
 def test_summary_of_nothing() -> None:
     with pytest.raises(DataError, match="no adversarial rows"):
         summarise([])
-    found = summarise([replace(PLAIN, result="skipped")])
+    found = summarise([replace(PLAIN, result="skipped", original_output=0)])
     assert all(math.isnan(value) for value in (found.success_rate, found.words_changed_percent, found.queries))
     assert found.accuracy == found.accuracy_under_attack == 0

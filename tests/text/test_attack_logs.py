@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from harness.core.errors import ConfigurationError, DataError, MissingFileError
-from harness.text.adversarial import AdversarialRow, compare_words, write_rows
-from harness.text.attack_logs import export_log, import_log
+from harness.core.errors import ConfigurationError, DataError, MissingFileError, UnknownNameError
+from harness.text.adversarial import COLUMNS, AdversarialRow, compare_words, write_rows
+from harness.text.attack_logs import export_log, import_log, losses_as_text
 from harness.text.datasets import row_id
 from harness.text.words import find_words
 
@@ -39,6 +40,12 @@ HEADER = (
     '"ground_truth_output","num_queries","result_type"\n'
 )
 GOOD_LINE = '"a [[good]] film","a [[fine]] film",0.1,0.75,1.0,0.0,1.0,12.0,"Successful"\n'
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of small files, none of which has to survive a power cut."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
 
 
 def import_text(path: Path, text: str) -> list[AdversarialRow]:
@@ -147,7 +154,7 @@ def test_real_logs_survive_export(shared_data: Path, tmp_path: Path, name: str) 
 
 
 @pytest.fixture(scope="module")
-def log_results() -> Callable[[Path, list[tuple[str, dict[int, str], str, str]]], None]:
+def log_results() -> Callable[..., None]:
     """Write a log of attack results with TextAttack's own classes and its own logger."""
     from textadv.runtime import load_textattack
 
@@ -160,10 +167,19 @@ def log_results() -> Callable[[Path, list[tuple[str, dict[int, str], str, str]]]
     from textattack.goal_function_results import ClassificationGoalFunctionResult
     from textattack.loggers import CSVLogger
 
-    def write(path: Path, cases: list[tuple[str, dict[int, str], str, str]]) -> None:
-        logger = CSVLogger(str(path))
+    def write(path: Path, cases: list[tuple[Any, dict[int, str], str, str]], method: str = "file") -> None:
+        # As TextAttack ships; this package gives it a mark of its own.
+        mark = textattack.shared.AttackedText.SPLIT_TOKEN
+        textattack.shared.AttackedText.SPLIT_TOKEN = "<SPLIT>"
+        try:
+            log(path, cases, method)
+        finally:
+            textattack.shared.AttackedText.SPLIT_TOKEN = mark
+
+    def log(path: Path, cases: list[tuple[Any, dict[int, str], str, str]], method: str) -> None:
+        logger = CSVLogger(str(path), color_method=method)
         for original, swaps, kind, perturbed in cases:
-            before = textattack.shared.AttackedText(original)
+            before = textattack.shared.AttackedText(OrderedDict(original) if isinstance(original, dict) else original)
             after = before.replace_words_at_indices(list(swaps), list(swaps.values()))
             assert after.text == perturbed  # what the case says, as TextAttack makes it
             results = [
@@ -230,6 +246,148 @@ def test_texts_survive_a_csv_log(tmp_path: Path, original: str, perturbed: str) 
         assert replace(second, index=0, id=row.id) == row
 
 
+SIGNS = [
+    "[[",
+    "]]",
+    "<SPLIT>",
+    "\n",
+    "\r",
+    " ",
+    "[[1]]",
+    "good",
+    "bad",
+    "film",
+    "SPLIT",
+    "<font color = red>",
+    "</font>",
+    "\x1b[0m",
+]
+SIGNED = st.lists(st.sampled_from(SIGNS), max_size=8).map("".join)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(SIGNED, SIGNED), min_size=1, max_size=3))
+@example([("see [[1]] for a good film", "see [[1]] for a bad film")])
+@example([("a good<SPLIT>film", "a bad<SPLIT>film"), ("a good film", "a bad film")])
+@example([("[[good]] film", "bad film")])
+def test_a_csv_log_names_every_row_that_it_does_not_keep(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    rows = [
+        make_row(before, after, index=i, id=row_id(before, "d", i), queries=i)
+        for i, (before, after) in enumerate(pairs)
+    ]
+    reported = export_log(tmp_path / "log.csv", rows)
+    back = import_log(tmp_path / "log.csv", **BINARY)
+    assert len(back) == len(rows)
+    for name in COLUMNS:
+        changed = [row.id for row, other in zip(rows, back, strict=True) if getattr(row, name) != getattr(other, name)]
+        assert [loss.ids for loss in reported if loss.column == name] == ([changed] if changed else []), name
+    assert export_log(tmp_path / "log.jsonl", rows) == []
+    assert import_log(tmp_path / "log.jsonl", **FACTS) == rows
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("see [[1]] for a good film", "see [[1]] for a bad film"),
+        ("[[Paris]] and [[Rome]]", "[[Paris]] and [[Oslo]]"),
+        ("[[a]] is [[a]] good [[b]]", "[[a]] is [[a]] fine thing [[b]]"),
+        ("[[nothing]] <b>changed</b>", "[[nothing]] <b>changed</b>"),
+    ],
+)
+def test_brackets_of_the_text_itself_are_kept(tmp_path: Path, before: str, after: str) -> None:
+    row = make_row(before, after)
+    assert export_log(tmp_path / "log.csv", [row]) == []
+    assert import_log(tmp_path / "log.csv", **BINARY) == [row]
+
+
+def test_what_a_csv_log_cannot_hold_is_said(tmp_path: Path) -> None:
+    rows = [
+        make_row("a good film", "a bad film", seed=3, victim_hash="f00"),
+        make_row("a<SPLIT>b", "a<SPLIT>c", seed=3),
+    ]
+    rows[1] = replace(rows[1], index=7, id=row_id("a<SPLIT>b", "d", 7))
+    lines = losses_as_text(export_log(tmp_path / "log.csv", rows), 2)
+    assert lines == [
+        "not in this format: seed",
+        f"id changed in 1 of 2 rows: {rows[1].id}",
+        f"index changed in 1 of 2 rows: {rows[1].id}",
+        f"original_text changed in 1 of 2 rows: {rows[1].id}",
+        f"perturbed_text changed in 1 of 2 rows: {rows[1].id}",
+        f"changed_positions changed in 1 of 2 rows: {rows[1].id}",
+        f"victim_hash changed in 1 of 2 rows: {rows[0].id}",
+        f"words_changed_percent changed in 1 of 2 rows: {rows[1].id}",
+    ]
+    with pytest.raises(DataError, match="is no score"):
+        export_log(tmp_path / "other.csv", [make_row("a", "b", original_score=float("nan"))])
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize("style", ["html", "ansi"])
+def test_other_styles_of_marks(log_results: Callable[..., None], tmp_path: Path, style: str) -> None:
+    pd = pytest.importorskip("pandas")
+    cases = [
+        ("a good <b>film</b>", {1: "fine"}, "Successful", "a fine <b>film</b>"),
+        ("a [[good]] film", {1: "fine", 2: "plot"}, "Failed", "a [[fine]] plot"),
+    ]
+    for method in (style, "file"):
+        log_results(tmp_path / f"{method}.csv", cases, method)
+    assert "[[fine]]" not in pd.read_csv(tmp_path / f"{style}.csv")["perturbed_text"][0]
+    rows = import_log(tmp_path / "file.csv", **BINARY)
+    assert [(row.original_text, row.perturbed_text) for row in rows] == [(case[0], case[3]) for case in cases]
+    assert import_log(tmp_path / f"{style}.csv", **BINARY, marks=style) == rows
+    log_results(tmp_path / f"{style}.csv", cases[:1], style)
+    assert import_log(tmp_path / f"{style}.csv", **BINARY) == rows[:1]  # found without being told
+
+
+def test_inputs_of_two_parts(log_results: Callable[..., None], tmp_path: Path) -> None:
+    parts = {"premise": "a good film", "hypothesis": "a film was good"}
+    log_results(tmp_path / "log.csv", [(parts, {1: "fine"}, "Successful", "a fine film\na film was good")])
+    (row,) = import_log(tmp_path / "log.csv", **BINARY)
+    assert row.original_text == "Premise: a good film\nHypothesis: a film was good"
+    assert row.perturbed_text == "Premise: a fine film\nHypothesis: a film was good"
+    assert row.changed_positions == [2]
+
+
+def test_a_plain_log_keeps_its_brackets(tmp_path: Path) -> None:
+    line = GOOD_LINE.replace("a [[good]] film", "a [[good]] [[film]]")
+    (tmp_path / "log.csv").write_text(HEADER + line)
+    (row,) = import_log(tmp_path / "log.csv", **FACTS, marks="plain")
+    assert (row.original_text, row.perturbed_text) == ("a [[good]] [[film]]", "a [[fine]] film")
+    with pytest.raises(UnknownNameError, match="style of marks"):
+        import_log(tmp_path / "log.csv", **FACTS, marks="colour")  # type: ignore[arg-type]
+
+
+def test_other_goals(tmp_path: Path) -> None:
+    reduced = '"a [[good]] [[film]]","a",0.01,0.9,1.0,1.0,1.0,12.0,"Maximized"\n'
+    (tmp_path / "log.csv").write_text(HEADER + GOOD_LINE + reduced)
+    rows = import_log(tmp_path / "log.csv", **BINARY)
+    assert [row.result for row in rows] == ["success", "maximized"]
+    assert {row.goal for row in rows} == {"input-reduction"}
+    # That goal's score is no probability.
+    assert all(row.original_probabilities is None for row in rows)
+    (row, _) = import_log(tmp_path / "log.csv", **FACTS, goal="targeted", target_class=0, min_confidence=0.7)
+    assert (row.goal, row.target_class, row.min_confidence) == ("targeted", 0, 0.7)
+    with pytest.raises(UnknownNameError, match="no goal named 'targetted'"):
+        import_log(tmp_path / "log.csv", **FACTS, goal="targetted")
+
+
+def test_a_log_with_more_columns_than_textattacks(tmp_path: Path) -> None:
+    plain = import_text(tmp_path / "log.csv", HEADER + GOOD_LINE)
+    for extra in ("", "perplexity"):
+        header, line = f'"{extra}",' + HEADER, "0," + GOOD_LINE
+        assert import_text(tmp_path / "log.csv", header + line) == plain
+    assert import_text(tmp_path / "log.csv", HEADER + "\n" + GOOD_LINE + "\n\n") == plain
+    assert import_text(tmp_path / "log.csv", HEADER + GOOD_LINE.replace("1.0,0.0,1.0,12.0", "1,0,1,12")) == plain
+
+
+def test_textattacks_text_log_is_named(tmp_path: Path) -> None:
+    line = "-" * 45
+    log = f"{line} Result 1 {line}\n[[1 (98%)]] --> [[0 (75%)]]\n\na [[good]] film\n\na [[fine]] film\n"
+    with pytest.raises(DataError, match="is TextAttack's text log") as caught:
+        import_text(tmp_path / "log.txt", log)
+    assert "--log-to-csv" in caught.value.hint
+
+
 def test_more_than_two_classes_survive_without_probabilities(tmp_path: Path) -> None:
     row = make_row("a good film", "a fine film", label=3, original_output=3, perturbed_output=2)
     export_log(tmp_path / "log.csv", [row])
@@ -276,6 +434,8 @@ def damaged(**cells: str) -> str:
         (b"\xff\xfe" + HEADER.encode("utf-16-le"), "not UTF-8"),
         (HEADER.encode() + b'"a","b",0.5\n', "not a TextAttack log"),
         (HEADER.encode() + b'"a","b\n', "not a TextAttack log"),
+        (HEADER.encode() + GOOD_LINE.strip().encode() + b',"more"\n', "near line 2, it has not the 9 cells"),
+        (HEADER.encode() + GOOD_LINE.encode() + GOOD_LINE.replace("0.75", "?").encode(), "near line 3, "),
         *[
             (damaged(**{name: value}).encode(), "not a TextAttack log")
             for name, value in (

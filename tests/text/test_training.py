@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from harness.core.errors import DataError, HarnessError, MissingFileError, VictimError
+from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError, VictimError
 from harness.core.files import read_json
 from harness.core.runs import Run
 from harness.text.datasets import TextDataset
-from harness.text.training import TrainingData, TrainingSettings, encoder_name, train_victim, training_data
+from harness.text.starting_points import encoder_hash, encoder_name
+from harness.text.training import TrainingData, TrainingSettings, train_victim, training_data, training_settings
 from harness.text.victims import Victim
+from harness.text.word_vocabulary import StartVectors
 
 Folder = Callable[..., Path]
 
@@ -53,11 +55,12 @@ def encoder(tiny_victim_folder: Folder, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def train(encoder: str | Path, data: TrainingData, folder: Path, **changes: Any) -> dict[str, Any]:
+def train(
+    encoder: str | Path, data: TrainingData, folder: Path, vectors: StartVectors | None = None, **changes: Any
+) -> dict[str, Any]:
+    settings = TrainingSettings(**{"learning_rate": 3e-3, "batch_size": 8, **changes})
     with Run(folder, "victim train", {}) as run:
-        return train_victim(
-            str(encoder), data, TrainingSettings(**{"learning_rate": 3e-3, "batch_size": 8, **changes}), run
-        )
+        return train_victim(str(encoder), data, settings, run, vectors=vectors)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def test_facts_are_kept(trained: tuple[Path, dict[str, Any]], data: TrainingData
     assert read_json(folder / "victim.json") == facts
     assert facts["encoder"] == "tiny-encoder"
     assert (facts["train_rows"], facts["heldout_rows"]) == (320, 100)
-    assert facts["dataset_hash"] == data.train.hash
+    assert (facts["dataset_hash"], facts["heldout_hash"]) == (data.train.hash, data.heldout.hash)
     assert facts["settings"]["learning_rate"] == 3e-3
     correct = round(facts["accuracy"] * 100)
     interval = binomtest(correct, 100).proportion_ci(0.95, method="wilson")
@@ -131,6 +134,93 @@ def test_encoders_that_cannot_be_used(
 def test_encoder_names_are_never_paths(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(encoder)
     assert [encoder_name(spec) for spec in (str(encoder), ".", "org/name")] == ["tiny-encoder"] * 2 + ["org/name"]
+
+
+@pytest.mark.parametrize("kind", ["wordcnn", "lstm"])
+def test_word_models_learn_from_scratch(kind: str, data: TrainingData, tmp_path: Path) -> None:
+    facts = train(kind, data, tmp_path / kind)
+    assert facts["accuracy"] > 0.95
+    assert facts["encoder"] == kind
+    victim = Victim.load(str(tmp_path / kind), device="cpu")
+    assert victim.model.config.model_type == f"palimpsest-{kind}"
+    assert float((victim.read(data.heldout.texts).predictions == data.heldout.labels).mean()) == facts["accuracy"]
+    assert victim.hash == facts["victim_hash"]
+    assert victim.label_names == ["neg", "pos"]
+    assert train(kind, data, tmp_path / "again")["victim_hash"] == victim.hash
+    assert train(kind, data, tmp_path / "other", seed=1)["victim_hash"] != victim.hash
+    # Training goes on from such a folder as from any other encoder.
+    more = train(tmp_path / kind, data, tmp_path / "more", epochs=1)
+    assert more["accuracy"] > 0.95
+    assert more["victim_hash"] != victim.hash
+
+
+@pytest.mark.parametrize("kind", ["wordcnn", "lstm"])
+def test_start_vectors_teach_words_that_training_texts_lack(kind: str, data: TrainingData, tmp_path: Path) -> None:
+    """ "superb" lies beside "good" and "vile" beside "bad": whoever knows these knows those."""
+    draw = np.random.default_rng(0)
+    words = [*GOOD, *BAD, "superb", "vile", "the", "film"]
+    matrix = draw.normal(0, 0.1, (len(words), 8))
+    matrix[:, 0] += [*[1.0] * 8, *[-1.0] * 8, 1.0, -1.0, 0.0, 0.0]
+    vectors = StartVectors(words, matrix.astype(np.float32))
+    train(kind, data, tmp_path / "victim", vectors=vectors, learning_rate=1e-3)
+    victim = Victim.load(str(tmp_path / "victim"), device="cpu")
+    assert victim.width(0) == 8
+    assert victim.read(["superb the film is", "vile the film is"]).predictions.tolist() == [1, 0]
+
+
+def test_each_encoder_has_its_own_settings() -> None:
+    assert training_settings("embedded") == TrainingSettings()
+    assert training_settings("org/bert", epochs=None, seed=3) == TrainingSettings(seed=3)
+    for kind in ("wordcnn", "lstm"):
+        assert training_settings(kind).learning_rate >= 10 * TrainingSettings().learning_rate
+        assert training_settings(kind, learning_rate=0.5, epochs=1).learning_rate == 0.5
+
+
+def test_word_vectors_are_for_word_models(encoder: Path, data: TrainingData, tmp_path: Path) -> None:
+    vectors = StartVectors(["film"], np.ones((1, 4), np.float32))
+    with pytest.raises(ConfigurationError, match="takes no word vectors"):
+        train(encoder, data, tmp_path / "run", vectors=vectors)
+
+
+def test_an_encoder_is_identified_by_what_decides_its_start(encoder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    known = encoder_hash(str(encoder))
+    copied = Path(shutil.copytree(encoder, tmp_path / "elsewhere"))
+    (copied / "notes.txt").write_text("mine")
+    assert encoder_hash(str(copied)) == known
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        changed = Path(shutil.copytree(encoder, tmp_path / name))
+        (changed / name).write_bytes((changed / name).read_bytes() + b" ")
+        assert encoder_hash(str(changed)) != known
+    assert encoder_hash("lstm") is None
+    with pytest.raises(VictimError, match="cannot be loaded"):
+        encoder_hash("nobody/no-such-encoder")
+    with pytest.raises(MissingFileError, match="no encoder folder"):
+        encoder_hash("./lstm")
+
+
+def test_the_command_trains_a_word_model(main: Callable[..., int], tmp_path: Path, capsys: Any) -> None:
+    import yaml
+
+    (tmp_path / "data").mkdir()
+    for split, seed in (("train", 1), ("validation", 2)):
+        made = separable(64, seed, split)
+        write_csv(tmp_path / "data" / f"{split}.csv", list(zip(made.texts, made.labels.tolist(), strict=True)))
+    np.savez(tmp_path / "v.npz", words="good\nbad", vectors=np.eye(2, 6, dtype=np.float16))
+    arguments = ("victim", "train", "--encoder", "lstm", "--dataset", tmp_path / "data", "--out", tmp_path / "run")
+    assert main(*arguments, "--vectors", tmp_path / "v.npz", "--epochs", 1) == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["learning_rate"] == training_settings("lstm").learning_rate
+    assert (config["epochs"], config["encoder_hash"], len(config["vectors_hash"])) == (1, None, 64)
+    assert "64 held-out texts (validation)" in capsys.readouterr().out
+    assert Victim.load(str(tmp_path / "run"), device="cpu").width(0) == 6
+    # Other vectors, other held-out texts: another victim.
+    assert main(*arguments, "--epochs", 1) == 2
+    assert "vectors_hash" in capsys.readouterr().err
+    (tmp_path / "data" / "validation.csv").write_text("text,label\nbad,0\ngood,1\n")
+    assert main(*arguments, "--vectors", tmp_path / "v.npz", "--epochs", 1) == 2
+    assert "heldout_hash" in capsys.readouterr().err
 
 
 def write_csv(path: Path, rows: list[tuple[str, int]]) -> None:

@@ -200,7 +200,7 @@ def test_unsupported_architecture_is_refused_by_name(tmp_path: Path, model_type:
     model.save_pretrained(tmp_path)
     message = refused(tmp_path)
     assert repr(model_type) in message
-    assert "bert, distilbert, electra, roberta" in message
+    assert "bert, distilbert, electra, palimpsest-lstm, palimpsest-wordcnn, roberta" in message
 
 
 def test_one_label_is_no_classifier(tiny_victim_folder: Folder) -> None:

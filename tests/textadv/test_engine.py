@@ -20,9 +20,13 @@ from harness.core.runs import Run
 from harness.text.adversarial import COLUMNS, ROWS_FILE, TIMINGS_FILE, AdversarialRow, read_rows
 from harness.text.datasets import TextDataset, row_id
 from harness.text.victims import Victim
-from textadv.engine import JOURNAL, Journal, attack_config, check_texts, run_attack
+from textadv.engine import ERRORS_FILE, attack_config, check_texts, one_process, run_attack
+from textadv.goals import Goal
+from textadv.journal import JOURNAL, Finished, Journal
+from textadv.parts import Parts
 from textadv.recipes import RECIPES, Recipe
-from textadv.runtime import load_textattack
+from textadv.runtime import SPLIT_MARK
+from textadv.shards import ShardWorker
 
 # Neighbours share variants ("a good film" is a candidate of "a right film"), and one text is there twice.
 TEXTS = [
@@ -66,11 +70,23 @@ def write_csv(path: Path, dataset: TextDataset) -> Path:
 
 
 def attack_all(
-    dataset: TextDataset, victim: Victim, folder: Path, recipe: Recipe | None = None
+    dataset: TextDataset,
+    victim: Victim,
+    folder: Path,
+    recipe: Recipe | None = None,
+    *,
+    goal: Goal | None = None,
+    shard_size: int = 4,
 ) -> list[AdversarialRow]:
-    recipe = recipe or RECIPES.get("pwws")
-    with Run(folder, "attack run", attack_config(dataset, victim, recipe, 0)) as run:
-        return run_attack(dataset, victim, recipe, run, seed=0)[0]
+    worker = ShardWorker(Parts(victim, goal), recipe or RECIPES.get("pwws"), seed=0)
+    with Run(folder, "attack run", attack_config(dataset, worker, shard_size)) as run:
+        return run_attack(dataset, one_process(worker), run, shard_size=shard_size)[0]
+
+
+@pytest.fixture(scope="module")
+def single(tiny_victim_folder: Any) -> Victim:
+    """One text a forward, so that a probability does not depend on its neighbours in a batch, not by the last bit."""
+    return Victim.load(str(tiny_victim_folder()), device="cpu", batch_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -121,53 +137,139 @@ def test_odd_texts_do_not_stop_a_run(text: str, tiny_victim: Victim, tmp_path: P
     assert row.result in ("success", "failure")
 
 
-def test_text_attacks_own_mark_is_refused(tiny_victim: Victim, tmp_path: Path) -> None:
-    texts = make_dataset(tiny_victim, ["a good film", "good<SPLIT>film"])
-    check_texts(texts.take([0]))
-    with pytest.raises(DataError, match="text 1 of 'tiny' holds <SPLIT>"):
-        check_texts(texts.take([1]))
-    with pytest.raises(ValueError, match="substring not found"):  # otherwise the refusal can go
-        attack_all(texts, tiny_victim, tmp_path / "run")
+def test_textattacks_own_mark_goes_through_and_ours_is_refused(tiny_victim: Victim, tmp_path: Path) -> None:
+    texts = make_dataset(tiny_victim, ["a good film", "a good<SPLIT>film", f"good{SPLIT_MARK}film"])
+    check_texts(texts.take([0, 1]))
+    with pytest.raises(DataError, match="text 2 of 'tiny' holds"):
+        check_texts(texts.take([2]))
+    rows = attack_all(texts.take([0, 1]), tiny_victim, tmp_path / "run")
+    assert "<SPLIT>" in rows[1].original_text
+    assert "<SPLIT>" in rows[1].perturbed_text
 
 
-def test_rows_do_not_depend_on_the_texts_before(
-    dataset: TextDataset, attacked: Path, tiny_victim: Victim, tmp_path: Path
-) -> None:
-    together = read_rows(attacked)
+def test_rows_do_not_depend_on_the_texts_beside(dataset: TextDataset, single: Victim, tmp_path: Path) -> None:
+    together = attack_all(dataset, single, tmp_path / "together", shard_size=len(dataset))
     for i in range(len(dataset)):
-        assert attack_all(dataset.take([i]), tiny_victim, tmp_path / str(i)) == [together[i]]
-    backwards = attack_all(dataset.take(range(len(dataset))[::-1]), tiny_victim, tmp_path / "backwards")
+        assert attack_all(dataset.take([i]), single, tmp_path / str(i)) == [together[i]]
+    backwards = attack_all(dataset.take(range(len(dataset))[::-1]), single, tmp_path / "backwards", shard_size=3)
     assert backwards[::-1] == together
 
 
-def test_a_random_recipe_is_seeded_by_text(tiny_victim: Victim, tmp_path: Path) -> None:
-    def build(model: Any) -> Any:
-        load_textattack()
-        from textattack import Attack
-        from textattack.constraints.pre_transformation import RepeatModification
-        from textattack.search_methods import GreedySearch
-        from textattack.transformations import WordSwapRandomCharacterSubstitution
+def random_recipe(parts: Parts) -> Any:
+    from textattack import Attack
+    from textattack.constraints.pre_transformation import RepeatModification
+    from textattack.search_methods import GreedySearch
+    from textattack.transformations import WordSwapRandomCharacterSubstitution
 
-        from textadv.components import untargeted
+    swap = WordSwapRandomCharacterSubstitution(random_one=True)
+    return Attack(parts.goal_function(), [RepeatModification()], swap, GreedySearch())
 
-        swap = WordSwapRandomCharacterSubstitution(random_one=True)
-        return Attack(untargeted(model), [RepeatModification()], swap, GreedySearch())
 
-    recipe = Recipe("random", {}, build)
-    dataset = make_dataset(tiny_victim, ["honest and charming music", "people love life", "people love life"])
-    together = attack_all(dataset, tiny_victim, tmp_path / "all", recipe)
+RANDOM = Recipe("random", "characters", {"constraints": []}, random_recipe)
+
+
+def test_a_random_recipe_is_seeded_by_text(single: Victim, tmp_path: Path) -> None:
+    dataset = make_dataset(single, ["honest and charming music", "people love life", "people love life"])
+    together = attack_all(dataset, single, tmp_path / "all", RANDOM)
     random.seed(99)  # whatever the process drew before
     np.random.seed(99)  # noqa: NPY002
-    alone = [attack_all(dataset.take([i]), tiny_victim, tmp_path / str(i), recipe)[0] for i in (2, 1, 0)]
+    alone = [attack_all(dataset.take([i]), single, tmp_path / str(i), RANDOM)[0] for i in (2, 1, 0)]
     assert alone[::-1] == together
     # The seed is there for something: equal texts at different rows draw differently.
     assert together[1].perturbed_text != together[2].perturbed_text
 
 
+# --- texts whose attack raises ------------------------------------------------------------------------------------
+
+
+def failing_recipe(parts: Parts) -> Any:
+    attack = RECIPES.get("pwws").build(parts)
+    whole = attack.attack
+
+    def fail(text: str, label: int) -> Any:
+        if "clever" in text:
+            raise RuntimeError("no clever text, please")
+        return whole(text, label)
+
+    attack.attack = fail
+    return attack
+
+
+def test_a_text_that_raises_is_set_aside(dataset: TextDataset, single: Victim, tmp_path: Path) -> None:
+    failing = Recipe("failing", "words", {"constraints": []}, failing_recipe)
+    rows = attack_all(dataset, single, tmp_path / "run", failing, shard_size=len(dataset))
+    whole = attack_all(dataset, single, tmp_path / "whole", shard_size=len(dataset))
+    (bad,) = (i for i, text in enumerate(dataset.texts) if "clever" in text)
+    assert [row.index for row in rows] == [i for i in range(len(dataset)) if i != bad]
+    assert [row.perturbed_text for row in rows] == [row.perturbed_text for row in whole if row.index != bad]
+    (told,) = map(json.loads, (tmp_path / "run" / ERRORS_FILE).read_text().splitlines())
+    assert told["index"] == bad
+    assert "no clever text, please" in told["traceback"]
+    assert not (tmp_path / "whole" / ERRORS_FILE).exists()
+    assert len(pq.read_table(tmp_path / "run" / TIMINGS_FILE)) == len(rows)
+
+
+def test_a_run_in_which_every_text_raises_stops(single: Victim, tmp_path: Path) -> None:
+    failing = Recipe("failing", "words", {"constraints": []}, failing_recipe)
+    dataset = make_dataset(single, ["a clever film"] * 5)
+    with pytest.raises(DataError, match="all 4 texts of the first shard raised"):
+        attack_all(dataset, single, tmp_path / "run", failing)
+    assert (tmp_path / "run" / JOURNAL).read_bytes() == b""
+
+
+def test_a_victim_that_fails_on_a_text_fails_that_text_alone(
+    dataset: TextDataset, tiny_victim_folder: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    victim = Victim.load(str(tiny_victim_folder()), device="cpu", batch_size=1)
+    read = victim.read
+
+    def fail(texts: Sequence[str], layers: Sequence[int] = ()) -> Any:
+        if any("comedy" in text for text in texts):
+            raise MemoryError("too long")
+        return read(texts, layers)
+
+    monkeypatch.setattr(victim, "read", fail)
+    rows = attack_all(dataset, victim, tmp_path / "run", shard_size=len(dataset))
+    monkeypatch.undo()
+    whole = attack_all(dataset, victim, tmp_path / "whole", shard_size=len(dataset))
+    assert rows == [row for row in whole if "comedy" not in row.original_text]
+    assert len(rows) == len(whole) - 1
+
+
+# --- limits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 8, 13])
+def test_a_query_limit_ends_the_search_and_is_recorded(
+    limit: int, dataset: TextDataset, single: Victim, tmp_path: Path
+) -> None:
+    rows = attack_all(dataset, single, tmp_path / "run", goal=Goal(query_limit=limit))
+    whole = {row.index: row for row in attack_all(dataset, single, tmp_path / "whole")}
+    assert {row.query_limit for row in rows} == {limit}
+    assert all(row.queries <= limit for row in rows)
+    assert all((row.stopped_by == "queries") == (row.queries == limit) for row in rows)
+    assert any(row.stopped_by for row in rows)
+    for row in rows:
+        if row.stopped_by is None:
+            assert replace(row, query_limit=None) == whole[row.index]
+
+
+def test_a_time_limit_ends_the_search_and_is_recorded(dataset: TextDataset, single: Victim, tmp_path: Path) -> None:
+    rows = attack_all(dataset, single, tmp_path / "run", goal=Goal(seconds_limit=1e-9))
+    attacked = [row for row in rows if row.result != "skipped"]
+    assert {row.stopped_by for row in rows} == {"seconds"}
+    assert len(attacked) > 5
+    assert all(row.result == "failure" for row in attacked)
+    relaxed = attack_all(dataset, single, tmp_path / "relaxed", goal=Goal(seconds_limit=1e9))
+    assert {row.stopped_by for row in relaxed} == {None}
+    assert {row.seconds_limit for row in relaxed} == {1e9}
+
+
 def test_timings_have_a_file_of_their_own(attacked: Path) -> None:
     rows, timings = pq.read_table(attacked / ROWS_FILE), pq.read_table(attacked / TIMINGS_FILE)
     assert rows.column_names == list(COLUMNS)
-    assert not [name for name in rows.column_names if "second" in name or "time" in name]
+    # A limit is a setting; what a text took is not for the rows.
+    assert not [name for name in rows.column_names if name == "seconds" or "time" in name or "duration" in name]
     assert timings.column_names == ["id", "seconds", "queries"]
     assert timings["id"].to_pylist() == rows["id"].to_pylist()
     assert timings["queries"].to_pylist() == rows["queries"].to_pylist()
@@ -186,25 +288,27 @@ def journal(attacked: Path, tmp_path: Path) -> Journal:
 
 def test_journal_gives_back_what_was_appended(attacked: Path, journal: Journal) -> None:
     rows = read_rows(attacked)
-    assert [row for row, _ in journal.read().values()] == rows
+    shards = journal.read()
+    assert [text.row for shard in shards.values() for text in shard] == rows
+    assert [len(shard) for shard in shards.values()] == [4, 4, 2]
     odd = replace(rows[0], index=99, original_text='\u2028 "\n\x00\x85😀', original_score=0.1 + 0.2)
     with journal:
-        journal.append(odd, 1.5)
-    assert journal.read()[99] == (odd, 1.5)
-    assert len(journal.read()) == len(rows) + 1
+        journal.append(7, [Finished(99, 1.5, odd), Finished(100, 0.25, None, "Traceback ...")])
+    assert journal.read()[7] == [Finished(99, 1.5, odd), Finished(100, 0.25, None, "Traceback ...")]
+    assert len(journal.read()) == len(shards) + 1
 
 
 def test_journal_is_right_whatever_is_left_of_its_last_line(journal: Journal) -> None:
     data = journal.path.read_bytes()
     start = data.rfind(b"\n", 0, -1) + 1
     whole = journal.read()
-    *earlier, (last, seconds) = whole.values()
-    for end in range(start, len(data)):  # every length of a torn last line, from nothing to all but its line feed
+    number, last = list(whole.items())[-1]
+    for end in range(start, len(data), 7):  # a torn last line, from nothing to all but its line feed
         journal.path.write_bytes(data[:end])
-        assert list(journal.read().values()) == earlier
+        assert list(journal.read()) == list(whole)[:-1]
         assert journal.path.read_bytes() == data[:start]
     with journal:
-        journal.append(last, seconds)
+        journal.append(number, last)
     assert journal.read() == whole
     assert journal.path.read_bytes() == data
 
@@ -214,27 +318,28 @@ def test_journal_is_right_whatever_is_left_of_its_last_line(journal: Journal) ->
     [
         lambda line: line[: len(line) // 2],
         lambda line: b"\x00" * len(line),
-        lambda line: line.replace(b'"text', b'"\xff\xfe', 1).replace(b"good", b"\xff\xfe"),
+        lambda line: line.replace(b'"text', b'"\xff\xfe', 1),
         lambda line: b"",
         lambda line: b"[]",
-        lambda line: b'{"seconds": 1.0, "row": {}}',
+        lambda line: b'{"shard": 1, "texts": [{}]}',
+        lambda line: line.replace(b'"traceback": ""', b'"traceback": "a row and an error"', 1),
         lambda line: line.replace(b'"index"', b'"indes"'),
-        lambda line: line.replace(b'"index": 2', b'"index": [2]'),
+        lambda line: line.replace(b'"shard": 1', b'"shard": [1]'),
         lambda line: line.replace(b'"success"', b'"succes"').replace(b'"failure"', b'"failur"'),
     ],
 )
 def test_a_damaged_line_in_the_middle_is_named(damage: Callable[[bytes], bytes], journal: Journal) -> None:
     lines = journal.path.read_bytes().split(b"\n")
-    lines[2] = damage(lines[2])
+    lines[1] = damage(lines[1])
     data = b"\n".join(lines)
     journal.path.write_bytes(data)
-    with pytest.raises(DataError, match=r"line 3 of .*journal\.jsonl is damaged") as found:
+    with pytest.raises(DataError, match=r"line 2 of .*journal\.jsonl is damaged") as found:
         journal.read()
     assert "attacked again" in found.value.hint
     assert journal.path.read_bytes() == data  # nothing is thrown away
-    del lines[2]  # what the hint says
+    del lines[1]  # what the hint says
     journal.path.write_bytes(b"\n".join(lines))
-    assert sorted(journal.read()) == [0, 1, *range(3, len(TEXTS))]
+    assert sorted(journal.read()) == [0, 2]
 
 
 # --- killed and resumed, through the command ----------------------------------------------------------------------
@@ -262,7 +367,8 @@ def command(dataset: TextDataset, tiny_victim_folder: Any, tmp_path_factory: pyt
     path = write_csv(
         tmp_path_factory.mktemp("data") / "reviews.csv", make_dataset(tiny, texts, wrong=range(0, len(texts), 9))
     )
-    return ["attack", "run", "--dataset", str(path), "--victim", str(tiny_victim_folder()), "--seed", "3"]
+    options = ["--seed", "3", "--shard-size", "4"]
+    return ["attack", "run", "--dataset", str(path), "--victim", str(tiny_victim_folder()), *options]
 
 
 # Imports once, then forks: each child is a process of its own that runs the whole command and dies by SIGKILL, but
@@ -303,7 +409,7 @@ story = []
 while len(story) < kills:
     before, pid = lines(journal), start(out)
     if draw.random() < 0.6:  # as soon as some lines more are there
-        wanted, until = before + draw.randint(1, 4), time.monotonic() + 60
+        wanted, until = before + draw.randint(1, 2), time.monotonic() + 60
     else:  # at any moment
         wanted, until = 10**9, time.monotonic() + draw.random() * whole * 0.5
     ended = 0
@@ -317,7 +423,7 @@ while len(story) < kills:
     story.append({
         "code": code,
         "before": before,
-        "rows": [json.loads(line)["row"]["index"] for line in left.split(b"\\n")[:-1]],
+        "rows": [text["index"] for line in left.split(b"\\n")[:-1] for text in json.loads(line)["texts"]],
         "final": Path(out, "adversarial.parquet").exists(),
     })
 last = os.waitstatus_to_exitcode(os.waitpid(start(out), 0)[1])
@@ -350,13 +456,13 @@ def test_a_run_killed_ten_times_gives_the_bytes_of_one_that_was_not(killed: tupl
     assert found["last"] == 0, logs["killed"]
     story = found["story"]
     assert [round_["code"] for round_ in story] == [-signal.SIGKILL] * len(story)
-    assert len(story) >= 8  # the run was long enough to be killed again and again
-    assert len({len(round_["rows"]) for round_ in story}) >= 4  # at different places
+    assert len(story) >= 6  # the run was long enough to be killed again and again
+    assert len({len(round_["rows"]) for round_ in story}) >= 3  # at different places
     for before, after in zip([[], *(r["rows"] for r in story)], (r["rows"] for r in story), strict=False):
         assert after[: len(before)] == before  # no finished row is lost
         assert len(set(after)) == len(after)  # or made twice
-    journal = [json.loads(line)["row"]["index"] for line in (folder / "killed" / JOURNAL).read_text().splitlines()]
-    assert journal == list(range(40))
+    lines = map(json.loads, (folder / "killed" / JOURNAL).read_text().splitlines())
+    assert [text["index"] for line in lines for text in line["texts"]] == list(range(40))
     assert not any(round_["final"] for round_ in story)
     assert (folder / "killed" / ROWS_FILE).read_bytes() == (folder / "reference" / ROWS_FILE).read_bytes()
     assert not list((folder / "killed").glob("*.tmp"))
@@ -421,7 +527,7 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(left.value.code or 0)
 
 
-def test_a_full_disk_keeps_every_finished_text(
+def test_a_full_disk_keeps_every_finished_shard(
     small_disk: Path,
     command: list[str],
     killed: tuple[Path, dict[str, Any]],
@@ -440,7 +546,7 @@ def test_a_full_disk_keeps_every_finished_text(
     assert left.endswith(b"\n")
     kept = Journal(out / JOURNAL).read()
     assert list(kept) == list(range(len(kept)))
-    assert 0 < len(kept) < 40
+    assert 0 < len(kept) < 10
     assert (out / JOURNAL).read_bytes() == left  # there was no torn line to cut off
     assert not (out / ROWS_FILE).exists()
 

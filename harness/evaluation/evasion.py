@@ -1,0 +1,89 @@
+"""What an evasive attack has to know of a fitted detector: a scoring function, and the score it must not exceed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import ConfigurationError, VictimError
+from harness.detectors.fitting import load_detector, score
+from harness.evaluation.metrics import threshold_at_fpr
+from harness.text.datasets import TextDataset, source_key
+from harness.text.victims import Victim
+
+# Clean texts that place the threshold, at most: more hardly move it.
+CALIBRATION_TEXTS = 2000
+
+
+def scoring_function(folder: Path, victim: Victim) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    """A fitted detector as a function from n texts to (n,) scores, higher = more adversarial.
+
+    Raises:
+        VictimError: It was fitted on another victim, or on one that reads texts otherwise.
+    """
+    detector, facts = load_detector(folder)
+    for key, now in (("victim_hash", victim.hash), ("max_length", victim.max_length), ("dtype", victim.dtype)):
+        if facts[key] != now:
+            raise VictimError(
+                f"the detector in {folder} was fitted on another victim than {victim.name!r} (its {key} differs).",
+                "Fit one on this victim: harness detect fit.",
+            )
+    return lambda texts: score(detector, victim.read(texts, detector.layers))
+
+
+def evasion_threshold(
+    folder: Path, victim: Victim, split: TextDataset, attacked: TextDataset, *, fpr: float, seed: int
+) -> tuple[float, str]:
+    """The score that a given share of clean texts exceeds, from texts that are neither attacked nor trained on.
+
+    Args:
+        folder: A fitted detector's folder.
+        victim: The victim it was fitted on.
+        split: The split the attacked texts come from; its other texts place the threshold.
+        attacked: The texts to attack.
+        fpr: Expected share of clean texts above the threshold.
+        seed: Draws the texts, where there are more than `CALIBRATION_TEXTS`.
+
+    Returns:
+        The threshold, and what rows say of the detector as a JSON object.
+
+    Raises:
+        ConfigurationError: Too few texts are left for this rate.
+    """
+    _, facts = load_detector(folder)
+    taken = {source_key(text) for text in attacked.texts}
+    free = [i for i, text in enumerate(split.texts) if source_key(text) not in taken]
+    if (facts["dataset_hash"], facts["dataset_split"]) == (split.hash, split.split):
+        free = []  # it was fitted on them
+    rest = split.take(np.array(free, dtype=np.int64)) if free else None
+    clean = rest.sample(min(len(rest), CALIBRATION_TEXTS), seed) if rest else None
+    scores = scoring_function(folder, victim)(clean.texts) if clean else np.zeros(0)
+    threshold = threshold_at_fpr(scores, fpr) if len(scores) else np.inf
+    if not np.isfinite(threshold):
+        raise ConfigurationError(
+            f"{len(scores)} clean texts are too few to place a threshold at a false-positive rate of {fpr}: "
+            f"it takes texts of {split.name!r} ({split.split}) that are not attacked.",
+            "Attack fewer texts with --limit, or give the threshold with --evade-threshold.",
+        )
+    return float(threshold), evasion_facts(folder, float(threshold), fpr=fpr, texts=len(scores))
+
+
+def evasion_facts(folder: Path, threshold: float, *, fpr: float | None = None, texts: int = 0) -> str:
+    """What rows say of an evaded detector, as a JSON object."""
+    detector, facts = load_detector(folder)
+    return json.dumps(
+        {
+            "detector": detector.info.name,
+            "parameters": detector.parameters(),
+            "fitted_on": facts["dataset"],
+            "train_rows": facts["train_rows"],
+            "threshold": threshold,
+            "fpr": fpr,
+            "calibration_texts": texts,
+        },
+        sort_keys=True,
+    )
