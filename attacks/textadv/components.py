@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,20 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from textattack.models.wrappers import ModelWrapper
-from textattack.shared import utils
-from textattack.transformations import WordMergeMaskedLM, WordSwapHomoglyphSwap, WordSwapMaskedLM
-from textattack.transformations.word_merges.word_merge_masked_lm import find_merge_index
+from textattack.transformations import WordSwapHomoglyphSwap
 from textattack.transformations.word_swaps.word_swap import WordSwap
 from textattack.transformations.word_swaps.word_swap_gradient_based import WordSwapGradientBased
 
 from harness.core.errors import ConfigurationError
 from harness.text.gradients import TokenGradients
 from harness.text.victims import Victim
-from textadv.constraints import Tag
 from textadv.synonyms import candidates
-
-# BERT-Attack's sub-word combinations grow with (candidates) ** (sub-words): a word of ten would take a billion.
-MOST_COMBINATIONS = 4096
 
 
 class AskedVictim(ModelWrapper):  # type: ignore[misc]
@@ -87,57 +80,6 @@ class HomoglyphSwap(WordSwapHomoglyphSwap):  # type: ignore[misc]
         with suppress(FileNotFoundError):
             super().__init__()
         assert self.homos
-
-
-class BoundedBertAttackSwap(WordSwapMaskedLM):  # type: ignore[misc]
-    """BERT-Attack's swap, which ends.
-
-    For a word of several sub-words TextAttack builds every combination of their candidates and keeps the first that
-    are words (the sort by perplexity that follows is without effect in 0.3.11). Here they are built until there are
-    enough, and at most `MOST_COMBINATIONS`.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(method="bert-attack", **options)
-
-    def _bert_attack_replacement_words(
-        self, current_text: Any, index: int, id_preds: torch.Tensor, masked_lm_logits: torch.Tensor
-    ) -> list[str]:
-        tokenizer = self._lm_tokenizer
-        masked = self._encode_text(current_text.replace_word_at_index(index, tokenizer.mask_token).text)
-        ids = masked["input_ids"].tolist()[0]
-        if tokenizer.mask_token_id not in ids:
-            return []  # cut off
-        pieces = len(tokenizer.encode(current_text.words[index], add_special_tokens=False))
-        if pieces < 2:
-            replacements: list[str] = super()._bert_attack_replacement_words(
-                current_text, index, id_preds, masked_lm_logits
-            )
-            return replacements
-        start = ids.index(tokenizer.mask_token_id)
-        choices = [id_preds[at].tolist() for at in range(start, min(start + pieces, len(id_preds)))]
-        products = itertools.islice(itertools.product(*choices), MOST_COMBINATIONS)
-        words = ("".join(tokenizer.convert_ids_to_tokens(list(found))).replace("##", "") for found in products)
-        return list(itertools.islice(filter(utils.is_one_word, words), self.max_candidates))
-
-
-class TaggedWordMerge(WordMergeMaskedLM):  # type: ignore[misc]
-    """CLARE's merge of two words, with NLTK's part-of-speech tags instead of flair's, whose models are pickles."""
-
-    def __init__(self, tag: Tag, **options: Any) -> None:
-        super().__init__(**options)
-        self._tag = tag
-
-    def _get_transformations(self, current_text: Any, indices_to_modify: Any) -> list[Any]:
-        (tags,) = self._tag([tuple(current_text.words)])
-        places = find_merge_index(list(tags))
-        found: list[Any] = []
-        for index, words in zip(places, self._get_merged_words(current_text, places), strict=True):
-            shorter = current_text.delete_word_at_index(index + 1)
-            kept = [word.strip("Ġ") for word in words]
-            kept = [word for word in kept if word != current_text.words[index] and utils.has_letter(word)]
-            found.extend(shorter.replace_word_at_index(index, word) for word in kept)
-        return found
 
 
 class WordLevelGradientSwap(WordSwapGradientBased):  # type: ignore[misc]

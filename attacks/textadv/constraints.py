@@ -31,6 +31,16 @@ class AskedSentenceEncoder(SentenceEncoder):  # type: ignore[misc]
         """(n, d) float32 vectors of n sentences."""
         return torch.from_numpy(np.stack([np.asarray(vector) for vector in self._encode(sentences)]))
 
+    def _score_list(self, starting_text: Any, transformed_texts: list[Any]) -> torch.Tensor:
+        if not self.skip_text_shorter_than_window:
+            return torch.as_tensor(super()._score_list(starting_text, transformed_texts))
+        # TextAttack encodes short texts too, and then counts each as the same as the original.
+        long = [place for place, text in enumerate(transformed_texts) if len(text.words) >= self.window_size]
+        scores = torch.ones(len(transformed_texts))
+        if long:
+            scores[long] = super()._score_list(starting_text, [transformed_texts[place] for place in long])
+        return scores
+
 
 class AskedPartOfSpeech(PartOfSpeech):  # type: ignore[misc]
     """TextAttack's part-of-speech constraint with NLTK's tagger, which is loaded once and not for every word."""

@@ -17,11 +17,11 @@ def _bae(name: str, *, masked_lm: str = "bert-base-uncased", sentences: str = "u
         from textattack import Attack
         from textattack.constraints.pre_transformation import RepeatModification, StopwordModification
         from textattack.search_methods import GreedyWordSwapWIR
-        from textattack.transformations import WordSwapMaskedLM
 
         from textadv.constraints import AskedPartOfSpeech, AskedSentenceEncoder
+        from textadv.masked_words import AskedMaskedSwap
 
-        swap = WordSwapMaskedLM(method="bae", max_candidates=50, min_confidence=0.0, **parts.masked_lm(masked_lm))
+        swap = AskedMaskedSwap(max_candidates=50, min_confidence=0.0, **parts.masked_lm(masked_lm))
         constraints = [
             RepeatModification(),
             StopwordModification(),
@@ -67,10 +67,10 @@ def _bert_attack(name: str, *, masked_lm: str = "bert-base-uncased", sentences: 
         from textattack.constraints.pre_transformation import RepeatModification, StopwordModification
         from textattack.search_methods import GreedyWordSwapWIR
 
-        from textadv.components import BoundedBertAttackSwap
         from textadv.constraints import AskedSentenceEncoder
+        from textadv.masked_words import BoundedBertAttackSwap
 
-        swap = BoundedBertAttackSwap(max_candidates=8, **parts.masked_lm(masked_lm, everywhere=True))
+        swap = BoundedBertAttackSwap(max_candidates=8, **parts.masked_lm(masked_lm))
         constraints = [
             RepeatModification(),
             StopwordModification(),
@@ -114,17 +114,17 @@ def _clare(name: str, *, masked_lm: str = "distilroberta-base", sentences: str =
         from textattack import Attack
         from textattack.constraints.pre_transformation import RepeatModification, StopwordModification
         from textattack.search_methods import GreedySearch
-        from textattack.transformations import CompositeTransformation, WordInsertionMaskedLM, WordSwapMaskedLM
+        from textattack.transformations import CompositeTransformation
 
-        from textadv.components import TaggedWordMerge
         from textadv.constraints import AskedSentenceEncoder
+        from textadv.masked_words import AskedMaskedInsertion, AskedMaskedMerge, AskedMaskedSwap
 
         model = parts.masked_lm(masked_lm)
         transformation = CompositeTransformation(
             [
-                WordSwapMaskedLM(method="bae", max_candidates=50, min_confidence=5e-4, **model),
-                WordInsertionMaskedLM(max_candidates=50, min_confidence=0.0, **model),
-                TaggedWordMerge(parts.tagger(), max_candidates=50, min_confidence=5e-3, **model),
+                AskedMaskedSwap(max_candidates=50, min_confidence=5e-4, **model),
+                AskedMaskedInsertion(max_candidates=50, min_confidence=0.0, **model),
+                AskedMaskedMerge(parts.tagger(), max_candidates=50, min_confidence=5e-3, **model),
             ]
         )
         constraints = [

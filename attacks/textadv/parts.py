@@ -5,6 +5,8 @@ Every model is behind an oracle, so that attacks which are in flight together sh
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -41,7 +43,7 @@ class Parts:
         self.hashes: dict[str, str] = {}
         self._loaded: dict[tuple[str, str], Any] = {}
         self._oracles: list[Oracle[Any, Any]] = []
-        self._read: dict[tuple[int, ...], Any] = {}
+        self._read: dict[bytes, Any] = {}
         self.queries: Oracle[str, Any] = self._oracle(self._probabilities)
         self._gradients = self._oracle(lambda texts: token_gradients(victim, texts), remember=False)
         evasion = self.goal.evasion
@@ -59,10 +61,11 @@ class Parts:
         last digit: which of them an attack takes is then decided by their order, as in TextAttack.
         """
         encoded = self.victim.tokenizer(list(texts), truncation=True, max_length=self.victim.max_length)["input_ids"]
-        inputs = list(map(tuple, encoded))
-        new = {ids: text for ids, text in zip(inputs, texts, strict=True) if ids not in self._read}
+        # A digest: the ids of a long text would take more memory than all the rest.
+        inputs = [hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest() for ids in encoded]
+        new = {key: text for key, text in zip(inputs, texts, strict=True) if key not in self._read}
         self._read.update(zip(new, self.victim.read(list(new.values())).probabilities, strict=True))
-        return [self._read[ids] for ids in inputs]
+        return [self._read[key] for key in inputs]
 
     def forget(self) -> None:
         """Drop all remembered answers."""
@@ -114,7 +117,7 @@ class Parts:
 
         return self._load("sentences", name, load)  # type: ignore[no-any-return]
 
-    def masked_lm(self, name: str, *, everywhere: bool = False) -> dict[str, Any]:
+    def masked_lm(self, name: str) -> dict[str, Any]:
         """A masked language model and its tokenizer, as TextAttack's transformations take them."""
         from textadv.masked_words import AskedMaskedLM, UnpaddedTokenizer
 
@@ -125,11 +128,10 @@ class Parts:
             self.hashes[name] = model.hash
             # Not remembered: a text is masked at a word once, and an answer is as long as the vocabulary.
             oracle = self._oracle(lambda asked: model.logits(*zip(*asked, strict=True)), remember=False)
-            return model, oracle.ask
+            asked = AskedMaskedLM(oracle.ask, model.config, model.tokenizer)
+            return {"masked_language_model": asked, "tokenizer": UnpaddedTokenizer(model.tokenizer)}
 
-        model, ask = self._load("masked", name, load)
-        asked = AskedMaskedLM(ask, model.config, model.tokenizer.mask_token_id, everywhere=everywhere)
-        return {"masked_language_model": asked, "tokenizer": UnpaddedTokenizer(model.tokenizer)}
+        return self._load("masked", name, load)
 
     def tagger(self) -> Callable[[Sequence[tuple[str, ...]]], Sequence[tuple[str, ...]]]:
         """Asks NLTK's part-of-speech tagger: n word sequences in, n sequences of universal tags out."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -29,6 +32,7 @@ _VARIABLES = (
     "TOKENIZERS_PARALLELISM",
     "WANDB_SILENT",
 )
+_CHINESE = re.compile("[\u4e00-\u9fff]")
 _SET_UP_MARK = "post_install_check_3"
 # TextAttack joins and splits the parts of a text at `<SPLIT>`, and fails on a text that holds it; no text holds this.
 SPLIT_MARK = "\ue000<SPLIT>\ue000"
@@ -63,10 +67,37 @@ def load_textattack() -> ModuleType:
             else:
                 os.environ[name] = value
     textattack.shared.AttackedText.SPLIT_TOKEN = SPLIT_MARK
+    for module in (textattack.shared.attacked_text, textattack.shared.utils, textattack.shared.utils.strings):
+        module.words_from_text = remembered_words(module.words_from_text)
     # It warns that it does not know the victim's class, which is a plain function on purpose.
     logging.getLogger("textattack").setLevel(logging.ERROR)
     textattack.shared.utils.logger.setLevel(logging.ERROR)
     return textattack  # type: ignore[no-any-return]
+
+
+def remembered_words(find: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """TextAttack's `words_from_text`, which it calls for every word of every candidate, with a memory.
+
+    The words of a text are those of its parts between white space, but for Chinese, which is left to TextAttack. Equal
+    words share one string, which is most of what a candidate takes.
+
+    Args:
+        find: TextAttack's function.
+
+    Returns:
+        A function with the same results.
+    """
+
+    @lru_cache(maxsize=2**16)
+    def of_part(part: str) -> tuple[str, ...]:
+        return tuple(map(sys.intern, find(part)))
+
+    def words_from_text(s: str, words_to_ignore: Sequence[str] = ()) -> list[str]:
+        if words_to_ignore or _CHINESE.search(s):
+            return find(s, list(words_to_ignore))
+        return [word for part in s.split() for word in of_part(part)]
+
+    return words_from_text
 
 
 def _private_stopwords(folder: Path) -> Path:

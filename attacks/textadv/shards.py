@@ -26,7 +26,7 @@ from textadv.runtime import textattack_version
 
 # Words of texts in flight: enough to fill batches, and few enough that what TextAttack keeps of each of their
 # candidates stays small.
-ROOM = 4096
+ROOM = 2048
 _RESULTS: dict[str, Result] = {
     "SuccessfulAttackResult": "success",
     "FailedAttackResult": "failure",

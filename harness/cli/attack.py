@@ -59,6 +59,7 @@ def run(
     from harness.text.adversarial import ROWS_FILE, TIMINGS_FILE, read_rows
     from harness.text.datasets import load_dataset
     from harness.text.sources import dataset_pointer, victim_pointer
+    from harness.text.verification import other_outcomes
     from textadv.engine import ERRORS_FILE, attack_config, check_texts, one_process, run_attack
     from textadv.plan import AttackPlan, EvasionPlan
     from textadv.recipes import RECIPES
@@ -97,6 +98,8 @@ def run(
             work_off = one_process(worker)
             rows, aside = run_attack(texts, work_off, opened, shard_size=shard_size)
             truncated = model.count_truncated(texts.texts)
+            exact = None if dtype == "fp32" else replace(plan, dtype="fp32").load_victim()
+            otherwise = other_outcomes(rows, exact) if exact else 0
             opened.finish(
                 [ROWS_FILE, TIMINGS_FILE, *([ERRORS_FILE] if aside else [])],
                 sources={
@@ -106,11 +109,14 @@ def run(
                 seeds=[seed],
                 texts=len(rows),
                 set_aside=len(aside),
+                other_outcomes_in_fp32=otherwise if exact else None,
                 truncated=truncated,
                 device_seconds=round(model.device_seconds, 3),
             )
             if truncated:
                 typer.echo(model.truncation_note(truncated, len(texts)))
+            if exact:
+                typer.echo(f"asked again in fp32, {otherwise} of {len(rows)} rows end otherwise.")
             if aside:
                 typer.echo(f"{len(aside)} texts raised an error and were set aside: {out / ERRORS_FILE}")
     print_attack_summary(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,7 @@ def show(
 
     rows = read_rows(folder)
     print_attack_summary(rows)
-    for row in [row for row in rows if row.result == "success"][:examples]:
+    for row in [row for row in rows if row.result in ("success", "maximized")][:examples]:
         print_example(row)
 
 
@@ -134,14 +135,12 @@ def export(
     for line in losses_as_text(losses, len(rows)):
         typer.echo(line)
     if rows and out.suffix == ".csv":
-        typer.echo(f"nor these, which `harness attack import` has to be told: {_told(rows[0])}")
+        typer.echo(f"to read it back: harness attack import {shlex.quote(str(out))} {_told(rows[0])} --out DIR")
     typer.echo(f"{len(rows)} rows: {out}")
 
 
 def _told(row: AdversarialRow) -> str:
-    """The options that give an exported CSV log back what it does not hold."""
-    import shlex
-
+    """The options that give an exported CSV log back what its reader has to say."""
     classes = len(row.original_probabilities or ()) or None
     goal = None if row.goal == "untargeted" else row.goal
     names = ("dataset", "split", "recipe", "victim", "target_class", "min_confidence")

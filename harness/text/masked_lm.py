@@ -93,7 +93,7 @@ class MaskedLanguageModel:
         if not (folder / "config.json").is_file():
             raise MissingFileError(
                 f"the folder {folder} holds no masked LM: config.json is missing.",
-                "Get one: harness fetch minilm-masked-lm.",
+                "Get one: harness fetch minilm-masked-lm --dataset DATASET.",
             )
         prepare_torchvision()
         import transformers

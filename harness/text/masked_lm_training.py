@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from harness.core.compat import prepare_torchvision
 from harness.core.devices import bf16_supported, choose_device
 from harness.core.errors import ConfigurationError, DataError
-from harness.core.files import disk_errors, write_json
+from harness.core.files import disk_errors, hash_file, write_json
 from harness.core.loading import unloadable
 from harness.core.progress import Progress
 from harness.text.datasets import TextDataset, load_dataset
@@ -111,7 +111,7 @@ def train_masked_lm(
         name: _measure(model, tokenizer, heldout, length, unigram, settings, seed) for name, length in lengths.items()
     }
     facts: dict[str, Any] = {
-        "encoder": encoder.name,
+        "encoder": {path.name: hash_file(path) for path in sorted(encoder.glob("*.safetensors"))},
         "dataset": data.name,
         "dataset_hash": data.hash,
         "rows": len(data),

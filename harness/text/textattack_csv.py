@@ -119,7 +119,7 @@ def read_csv_log(text: str, facts: LogFacts, where: Path | str) -> list[Adversar
         pairs = [(line["original_text"], line["perturbed_text"]) for _, line in lines]
         marks = facts.marks or _find_marks(pairs)
         goal = facts.goal or _find_goal([line["result_type"] for _, line in lines])
-        rows = []
+        rows: list[AdversarialRow] = []
         for place, line in lines:
             number = place
             rows.append(_row(line, len(rows), facts, goal, marks))

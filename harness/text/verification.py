@@ -142,6 +142,17 @@ def ask(victim: Victim, rows: list[AdversarialRow]) -> list[Answer]:
     return [Answer(said[row.original_text], said[row.perturbed_text]) for row in rows]
 
 
+def other_outcomes(rows: list[AdversarialRow], victim: Victim) -> int:
+    """How many rows end otherwise when this victim is asked: another prediction, or another result.
+
+    Args:
+        rows: Rows of an attack on the same victim in another precision.
+        victim: The victim in the precision to compare with.
+    """
+    faults = check_answers(rows, ask(victim, rows), 0.0)
+    return len({fault.position for fault in faults if not fault.kind.endswith("probabilities")})
+
+
 def write_report(path: Path, found: Verification) -> Path:
     """Write the report beside the rows, which stay as they are.
 

@@ -73,7 +73,24 @@ def test_list(main: Callable[..., int], kind: str, names: set[str], capsys: pyte
     assert main("list", kind) == 0
     lines = capsys.readouterr().out.splitlines()
     assert names <= {line.split()[0] for line in lines}
-    assert all(len(line.split()) > 2 for line in lines)  # each with a description
+    assert all(len(line.split()) > 2 for line in lines if not line.startswith(" "))  # each with a description
+
+
+def test_list_of_attacks_says_what_they_do_hold_and_need(
+    main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("words.txt", "vectors.safetensors", "facts.json"):
+        (tmp_path / "counterfitted-glove").mkdir(exist_ok=True)
+        (tmp_path / "counterfitted-glove" / name).write_text("{}")
+    assert main("list", "attacks", "--artifacts", tmp_path) == 0
+    told = capsys.readouterr().out
+    blocks = {block.split()[0]: block for block in re.split(r"\n(?=\S)", told)}
+    assert "swaps: words for WordNet synonyms" in blocks["pwws"]
+    assert "holds: repeat; stopword" in blocks["pwws"]
+    assert "needs: nothing more" in blocks["pwws"]
+    assert "counterfitted-glove (here)" in blocks["iga+glove"]
+    assert "counter-fitted-vectors (missing)" in blocks["iga"]
+    assert "cannot run: " in blocks["pso"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.errors import ConfigurationError, DataError, MissingFileError
+from harness.core.files import hash_file
 from harness.text.masked_lm import MaskedLanguageModel, make
 from harness.text.masked_lm_training import MaskedTrainingSettings, train_masked_lm
 from harness.text.masking import IGNORED, cut_sequences, mask_tokens
@@ -212,6 +213,7 @@ def test_a_trained_one_knows_more_than_word_counts(
     assert json.loads((target / "facts.json").read_text()) == facts
     assert (facts["rows"], facts["seed"], facts["steps"], facts["train_texts"]) == (150, 3, 120, 135)
     assert facts["sequences_seen"] > 1500
+    assert facts["encoder"] == {"model.safetensors": hash_file(encoder / "model.safetensors")}
     measured = facts["heldout"]["short"]
     assert measured["tokens"] > 30
     assert measured["accuracy"] > measured["unigram_accuracy"] + 0.3
@@ -236,7 +238,7 @@ def test_the_head_begins_with_the_word_counts(
         tmp_path, tiny_victim_folder("bert"), dataset=str(reviews), limit=None, seed=0, settings=still, device="cpu"
     )
     lm = MaskedLanguageModel.load(tmp_path, device="cpu")
-    shares = lm.model.cls.predictions.bias.exp()
+    shares = lm.model.cls.predictions.bias.detach().exp()
     assert float(shares.sum()) == pytest.approx(1, abs=1e-4)
     music, unheard = lm.tokenizer.convert_tokens_to_ids(["music", "brilliant"])
     # About 25 texts say "music" 14 times; what no text says has the one that is added.

@@ -29,13 +29,17 @@ def small_artifacts(
 
 @pytest.fixture(scope="session")
 def sentences(words: list[str]) -> Sentences:
-    """`(n, seed=0)` -> n different sentences over the tiny victims' words, of one to nine words, some with marks."""
+    """`(n, seed=0)` -> n different sentences over the tiny victims' words, some with marks.
+
+    Most have one to nine words; one in five is longer than the windows of sentence encoders.
+    """
 
     def make(n: int, seed: int = 0) -> list[str]:
         draw = random.Random(seed)
         found: dict[str, None] = {}
         while len(found) < n:
-            drawn = draw.choices(words, k=draw.randint(1, 9))
+            length = draw.randint(16, 22) if draw.random() < 0.2 else draw.randint(1, 9)
+            drawn = draw.choices(words, k=length)
             drawn[0] = drawn[0].capitalize() if draw.random() < 0.5 else drawn[0]
             marks = [draw.choice(["", "", "", ",", ";", "!"]) for _ in drawn]
             found[" ".join(word + mark for word, mark in zip(drawn, marks, strict=True))] = None
@@ -85,3 +89,23 @@ def _save_models(folder: Path, victim: Path) -> None:
     (folder / "minilm" / "1_Pooling").mkdir()
     pooling = {"word_embedding_dimension": config.hidden_size, "pooling_mode_mean_tokens": True}
     (folder / "minilm" / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+
+
+@pytest.fixture(scope="session")
+def word_victim(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> Any:
+    """An untrained word CNN over the tiny victims' words, its weights wide enough that texts differ."""
+    import torch
+
+    from harness.text.victims import Victim
+    from harness.text.word_vocabulary import new_word_classifier
+
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model, tokenizer = new_word_classifier("wordcnn", [" ".join(words)] * 2, ["bad", "good"])
+        with torch.no_grad():
+            for tensor in model.parameters():
+                tensor.mul_(3)
+    folder = tmp_path_factory.mktemp("word-victim") / "wordcnn"
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return Victim.load(str(folder), device="cpu")

@@ -117,6 +117,8 @@ def test_a_recipe_ends_as_textattacks(
     texts = sentences(TEXTS[name])
     if name == "checklist+noner":
         texts = [f"it isn't {text}, we've watched it {i + 2} times" for i, text in enumerate(texts)]
+    if name.startswith("kuleshov"):
+        texts = [text.lower() for text in texts]  # TextAttack's thought vector fails where it knows no word
     dataset = dataset_of(tiny_victim, texts)
     mine = ours(name, dataset, tiny_victim, small_artifacts)
     assert mine == theirs(name, dataset, tiny_victim, downloads)

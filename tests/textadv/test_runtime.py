@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import subprocess
@@ -6,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.core.errors import ConfigurationError
 from textadv import runtime
@@ -28,11 +31,20 @@ before = dict(os.environ)
 """
 
 LOAD = """
+import types
+import numpy as np
 from textadv.runtime import load_textattack
+from textadv.parts import Parts
 from textadv.recipes import RECIPES
 module = load_textattack()
 after = dict(os.environ)
-attack = RECIPES.get("pwws").build(lambda texts: [[0.9, 0.1] if "good" in t else [0.2, 0.8] for t in texts])
+class Stub:
+    model, max_length = None, 9
+    def tokenizer(self, texts, **_):
+        return {"input_ids": [list(map(ord, text)) for text in texts]}
+    def read(self, texts):
+        return types.SimpleNamespace(probabilities=np.array([[0.9, 0.1] if "good" in t else [0.2, 0.8] for t in texts]))
+attack = RECIPES.get("pwws").build(Parts(Stub()))
 result = attack.attack("a good film and the rest of it", 0)
 again = load_textattack() is module
 print(json.dumps({
@@ -126,3 +138,18 @@ def test_a_damaged_copy_of_the_stopwords_is_mended(tmp_path: Path) -> None:
     assert words.read_bytes() == whole
     # NLTK refuses folders that others may write to.
     assert all(not place.stat().st_mode & 0o022 for place in (words, *list(words.parents)[:3]))
+
+
+@given(
+    st.text(alphabet=st.sampled_from("ab'-_*@.,! \t\n\u00a0\u2028é1\u0251\u13ce😀电\u200b\u0301"), max_size=40)
+    | st.text(max_size=30)
+)
+@settings(max_examples=300, deadline=None)
+def test_remembered_words_are_textattacks(text: str) -> None:
+    runtime.load_textattack()
+    from textattack.shared.utils import strings
+
+    original = inspect.getclosurevars(strings.words_from_text).nonlocals["find"]
+    assert original.__module__.endswith("strings")
+    assert strings.words_from_text(text) == original(text)
+    assert strings.words_from_text(text, ["a"]) == original(text, ["a"])
