@@ -1,6 +1,7 @@
 """Attacks on victims that read whole words: HotFlip, which needs them, and the others."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,23 @@ def dataset(word_victim: Victim, sentences: Any) -> TextDataset:
     return TextDataset("tiny", "test", texts, probabilities[unsure].argmax(axis=1), np.arange(len(texts)), None, {})
 
 
+@pytest.fixture(scope="module")
+def near_words(small_artifacts: Path, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts in which every word is near every other: HotFlip proposes one word a step, and few would pass."""
+    from textadv.vectors import WordVectors, save_vectors
+
+    folder = tmp_path_factory.mktemp("near") / "artifacts"
+    shutil.copytree(small_artifacts, folder)
+    matrix = np.ones((len(words), 8)) + 0.1 * np.random.default_rng(0).normal(size=(len(words), 8))
+    save_vectors(folder / "counterfitted-glove", WordVectors(words, matrix.astype(np.float32)))
+    return folder
+
+
 @pytest.mark.parametrize("recipe", ["pwws", "hotflip+glove", "a2t+glove+minilm", "deepwordbug"])
 def test_recipes_flip_word_level_victims(
-    recipe: str, word_victim: Victim, dataset: TextDataset, small_artifacts: Path
+    recipe: str, word_victim: Victim, dataset: TextDataset, near_words: Path
 ) -> None:
-    worker = ShardWorker(Parts(word_victim, artifacts=small_artifacts), RECIPES.get(recipe), 0)
+    worker = ShardWorker(Parts(word_victim, artifacts=near_words), RECIPES.get(recipe), 0)
     found = worker.attack(dataset)
     rows = [text.row for text in found if text.row]
     assert len(rows) == len(dataset), next(text.traceback for text in found if not text.row)
