@@ -32,9 +32,9 @@ demo: setup
 demo-ssl: setup
     {{ harness }} ssl demo --out runs/demo-ssl
 
-# Run the default test suite; arguments go to pytest.
+# Run the default test suite, a file a process, on two processes; arguments go to pytest.
 test *arguments: setup
-    {{ python }} -m pytest -m "not slow" {{ arguments }}
+    {{ python }} -m pytest -m "not slow" -n 2 --dist loadfile {{ arguments }}
 
 # Run the tests that take minutes.
 test-slow: setup
@@ -51,10 +51,18 @@ format: setup
     .venv/bin/ruff check --fix .
     .venv/bin/ruff format .
 
-# Measure speed as ratios against peers, in one run.
+# Measure the detectors' speed as ratios against peers, in one run.
 bench: setup
-    {{ python }} benchmarks/attack_speed.py
     {{ python }} benchmarks/rde_fit.py
+
+# Attack the same texts with TextAttack and with this, recipe by recipe; `--artifacts DIR` has what they need.
+bench-attack *arguments: setup
+    {{ python }} benchmarks/attack_speed.py {{ arguments }}
+
+# Make the stand-ins that `bench-attack` and the recipes' variants need from a folder of texts (half an hour).
+stand-ins texts: setup
+    {{ harness }} fetch minilm counterfitted-glove nltk-tagger
+    {{ harness }} fetch minilm-masked-lm --dataset {{ texts }}
 
 # Measure training steps, k-NN and layer reading, against the bare model, lightly and faiss.
 bench-ssl: setup

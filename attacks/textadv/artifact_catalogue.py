@@ -235,16 +235,12 @@ NLTK_TAGGER = Artifact(
 HOWNET = Artifact(
     name="hownet",
     kind="lexicon",
-    summary="Sememe-based substitutes from HowNet (Zang et al., ACL 2020); upstream is a pickle, never loaded: the "
-    "recipes that need it run only with a copy in JSON",
-    files=("word_candidates_sense.json",),
-    source=Pickled(
-        origin="word_candidates_sense.pkl of TextAttack; OpenHowNet's resources.zip holds pickles as well",
-        way_out='Put hownet/word_candidates_sense.json into a folder, as {word: {"noun": [...], "verb": [...], '
-        '"adj": [...], "adv": [...]}}, and give that folder as --artifacts.',
-    ),
+    summary="Sememe-based substitutes from HowNet (Zang et al., ACL 2020); published as a pickle, never loaded: the "
+    "recipes that need it cannot run until there is a safe format",
+    files=(),
+    source=Pickled("word_candidates_sense.pkl of TextAttack; OpenHowNet's resources.zip holds pickles as well"),
     licence="MIT",
-    size_mb=20,
+    size_mb=0,
 )
 FLAIR_NER = Artifact(
     name="flair-ner",

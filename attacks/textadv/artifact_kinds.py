@@ -82,11 +82,9 @@ class Pickled:
 
     Attributes:
         origin: What they are, upstream.
-        way_out: How to bring a safe format; empty where there is none.
     """
 
     origin: str
-    way_out: str = ""
 
 
 Source = tuple[Download, ...] | HubSnapshot | InstalledPackage | Made | Pickled

@@ -141,7 +141,7 @@ def way_to_get(artifact: Artifact, folder: Path | None = None) -> str:
     """The sentence that says how to get an artifact."""
     source = artifact.source
     if isinstance(source, Pickled):
-        return source.way_out or f"There is no safe copy to be had: it is {source.origin}."
+        return f"There is no safe copy to be had: it is {source.origin}."
     if isinstance(source, InstalledPackage) and source.is_code:
         return _pip_line(source)
     command = f"harness fetch {artifact.name}"

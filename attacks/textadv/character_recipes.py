@@ -125,7 +125,7 @@ def _checklist(name: str, *, entities: bool = True) -> Recipe:
             "constraints": ["repeat"],
         },
         build=build,
-        blocked="flair's tagger is published as a pickle, which is never loaded" if entities else "",
+        artifacts=("flair-ner",) if entities else (),
         paper="Ribeiro et al., ACL 2020",
     )
 

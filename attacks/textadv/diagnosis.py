@@ -21,7 +21,7 @@ State = Literal["here", "missing", "damaged", "no safe format"]
 _DISTRIBUTION = "palimpsest"
 # What attacks run on; the other extras are shown, but nothing of attacks needs them.
 NEEDED_EXTRAS = ("", "attack")
-_SHOWN_EXTRAS = (*NEEDED_EXTRAS, "demo", "hub", "ssl")
+_SHOWN_EXTRAS = (*NEEDED_EXTRAS, "demo", "ray", "ssl", "standins")
 
 
 @dataclass(frozen=True)

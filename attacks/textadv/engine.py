@@ -30,7 +30,28 @@ WorkOff = Callable[
 ]
 
 
-def attack_config(dataset: TextDataset, worker: ShardWorker, shard_size: int = SHARD_SIZE) -> dict[str, Any]:
+def set_threads(threads: int | None, workers: int | None) -> int:
+    """Fix PyTorch's threads, on which the last digits of a product depend.
+
+    Args:
+        threads: How many; None for all cores in this process alone, and 1 for workers.
+        workers: How many workers there are; None for this process alone.
+
+    Returns:
+        The threads of whoever attacks.
+    """
+    import torch
+
+    if threads is None:
+        threads = torch.get_num_threads() if workers is None else 1
+    if workers is None:
+        torch.set_num_threads(threads)
+    return threads
+
+
+def attack_config(
+    dataset: TextDataset, worker: ShardWorker, shard_size: int = SHARD_SIZE, threads: int = 1
+) -> dict[str, Any]:
     """Everything that decides the rows, as it goes into the run's configuration."""
     victim = worker.parts.victim
     facts = dict(worker.facts)
@@ -45,6 +66,7 @@ def attack_config(dataset: TextDataset, worker: ShardWorker, shard_size: int = S
         "batch_size": victim.batch_size,
         "shard_size": shard_size,
         "room": ROOM,
+        "threads": threads,
         **facts,
         "recipe_parameters": json.loads(facts["recipe_parameters"]),
     }

@@ -89,8 +89,7 @@ def _fast_alzantot(name: str, *, vectors: str = VECTORS, language_model: bool = 
             ],
         },
         build=build,
-        artifacts=(vectors,),
-        blocked="its language model is published as a pickle, which is never loaded" if language_model else "",
+        artifacts=(vectors, *(["learning-to-write-lm"] if language_model else [])),
         paper="Jia et al., EMNLP 2019",
     )
 
@@ -121,7 +120,7 @@ def _pso(name: str, *, wordnet: bool = False) -> Recipe:
             "constraints": ["repeat", "stopword"],
         },
         build=build,
-        blocked="" if wordnet else "HowNet's candidates are published as a pickle, which is never loaded",
+        artifacts=() if wordnet else ("hownet", "flair-upos"),
         paper="Zang et al., ACL 2020",
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.core.errors import ConfigurationError
 from harness.core.registry import Registry
+from textadv.artifacts import ARTIFACTS, Pickled
 
 if TYPE_CHECKING:
     from textadv.parts import Parts
@@ -28,7 +29,6 @@ class Recipe:
         build: From the parts to a new `textattack.Attack`; called once for every text.
         artifacts: Names of the artifacts it needs (`textadv.artifacts`).
         goal: `input-reduction` for a recipe with that goal of its own; else the user chooses.
-        blocked: Why it cannot run, if it cannot; a variant with a stand-in can.
         paper: Where it was published.
     """
 
@@ -38,7 +38,6 @@ class Recipe:
     build: Callable[[Parts], Any]
     artifacts: tuple[str, ...] = ()
     goal: Literal["flip", "input-reduction"] = "flip"
-    blocked: str = ""
     paper: str = ""
 
     def check(self) -> None:
@@ -52,6 +51,12 @@ class Recipe:
             raise ConfigurationError(
                 f"the recipe {self.name!r} cannot run: {self.blocked}.", f"Use {' or '.join(variants)}."
             )
+
+    @property
+    def blocked(self) -> str:
+        """Why it cannot run, if it cannot; a variant with a stand-in can."""
+        pickled = [name for name in self.artifacts if isinstance(ARTIFACTS.get(name).source, Pickled)]
+        return f"it needs {' and '.join(pickled)}, published as a pickle, which is never loaded" if pickled else ""
 
     @property
     def constraints(self) -> tuple[str, ...]:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli import attack_rows, options
+
+if TYPE_CHECKING:
+    from harness.core.runs import Run
+    from harness.text.adversarial import AdversarialRow
+    from harness.text.datasets import TextDataset
+    from harness.text.victims import Victim
+    from textadv.plan import AttackPlan
 
 app = options.verb("Make adversarial datasets, show, check and compare them, import and export logs.")
 
@@ -42,6 +49,9 @@ def run(
     gpus_per_worker: Annotated[
         float | None, typer.Option(min=0, help="GPUs of a worker, such as 0.25; by default its share.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="PyTorch threads of a process; by default all cores, or 1 for workers.")
+    ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Texts attacked together: what a killed run loses.")] = 32,
     batch_size: options.BatchSize = 32,
     max_length: options.MaxLength = None,
@@ -50,20 +60,19 @@ def run(
     label_column: options.LabelColumn = None,
 ) -> None:
     """Attack a classifier and write adversarial rows; kill it at any moment, the same command resumes."""
-    from dataclasses import replace
-    from functools import partial
-
     from harness.cli.tables import print_attack_summary
+    from harness.core.errors import ConfigurationError
     from harness.core.runs import Run
-    from harness.evaluation.evasion import evasion_facts, evasion_threshold, scoring_function
-    from harness.text.adversarial import ROWS_FILE, TIMINGS_FILE, read_rows
+    from harness.text.adversarial import read_rows
     from harness.text.datasets import load_dataset
     from harness.text.sources import dataset_pointer, victim_pointer
-    from harness.text.verification import other_outcomes
-    from textadv.engine import ERRORS_FILE, attack_config, check_texts, one_process, run_attack
-    from textadv.plan import AttackPlan, EvasionPlan
+    from textadv.engine import attack_config, check_texts, one_process, run_attack, set_threads
+    from textadv.plan import AttackPlan
+    from textadv.ray_workers import Cluster, identity, ray_workers
     from textadv.recipes import RECIPES
 
+    if workers is None and (ray_address is not None or gpus_per_worker is not None):
+        raise ConfigurationError("--ray-address and --gpus-per-worker are for workers.", "Say how many: --workers N.")
     RECIPES.get(recipe).check()  # a wrong name is told before anything is loaded
     plan = AttackPlan(
         victim=victim,
@@ -84,43 +93,83 @@ def run(
     texts = whole.sample(limit, seed)
     check_texts(texts)
     if evade:
-        if evade_threshold is None:
-            threshold, facts = evasion_threshold(evade, model, whole, texts, fpr=evade_fpr, seed=seed)
-        else:
-            threshold, facts = evade_threshold, evasion_facts(evade, evade_threshold)
-        plan = replace(plan, evasion=EvasionPlan(partial(scoring_function, evade.resolve()), threshold, facts))
+        plan = _evading(plan, evade, model, whole, texts, evade_fpr, evade_threshold)
     worker = plan.build(model)
-    with Run(out, "attack run", attack_config(texts, worker, shard_size)) as opened:
+    used = set_threads(threads, workers)
+    with Run(out, "attack run", attack_config(texts, worker, shard_size, used)) as opened:
         if opened.finished:
             typer.echo("this run is complete already.")
             rows = read_rows(out)
         else:
             work_off = one_process(worker)
+            if workers is not None:
+                work_off = ray_workers(plan, identity(worker), Cluster(workers, ray_address, gpus_per_worker, used))
             rows, aside = run_attack(texts, work_off, opened, shard_size=shard_size)
-            truncated = model.count_truncated(texts.texts)
-            exact = None if dtype == "fp32" else replace(plan, dtype="fp32").load_victim()
-            otherwise = other_outcomes(rows, exact) if exact else 0
-            opened.finish(
-                [ROWS_FILE, TIMINGS_FILE, *([ERRORS_FILE] if aside else [])],
-                sources={
-                    "dataset": dataset_pointer(dataset, text_column, label_column),
-                    "victim": victim_pointer(victim),
-                },
-                seeds=[seed],
-                texts=len(rows),
-                set_aside=len(aside),
-                other_outcomes_in_fp32=otherwise if exact else None,
-                truncated=truncated,
-                device_seconds=round(model.device_seconds, 3),
-            )
-            if truncated:
-                typer.echo(model.truncation_note(truncated, len(texts)))
-            if exact:
-                typer.echo(f"asked again in fp32, {otherwise} of {len(rows)} rows end otherwise.")
-            if aside:
-                typer.echo(f"{len(aside)} texts raised an error and were set aside: {out / ERRORS_FILE}")
+            sources = {"dataset": dataset_pointer(dataset, text_column, label_column), "victim": victim_pointer(victim)}
+            _finish(opened, plan, model, texts, rows, len(aside), sources)
     print_attack_summary(rows)
     typer.echo(f"run folder: {out}")
+
+
+def _evading(
+    plan: AttackPlan,
+    folder: Path,
+    victim: Victim,
+    split: TextDataset,
+    attacked: TextDataset,
+    fpr: float,
+    threshold: float | None,
+) -> AttackPlan:
+    """The plan of an attack that passes a fitted detector."""
+    from dataclasses import replace
+    from functools import partial
+
+    from harness.evaluation.evasion import evasion_facts, evasion_threshold, scoring_function
+    from textadv.plan import EvasionPlan
+
+    if threshold is None:
+        threshold, facts = evasion_threshold(folder, victim, split, attacked, fpr=fpr, seed=plan.seed)
+    else:
+        facts = evasion_facts(folder, threshold)
+    return replace(plan, evasion=EvasionPlan(partial(scoring_function, folder.resolve()), threshold, facts))
+
+
+def _finish(
+    run: Run,
+    plan: AttackPlan,
+    victim: Victim,
+    texts: TextDataset,
+    rows: list[AdversarialRow],
+    aside: int,
+    sources: dict[str, Any],
+) -> None:
+    """Close the run, and say what has to be said of its rows."""
+    from dataclasses import replace
+
+    from harness.text.adversarial import ROWS_FILE, TIMINGS_FILE
+    from harness.text.verification import other_outcomes
+    from textadv.engine import ERRORS_FILE
+
+    truncated = victim.count_truncated(texts.texts)
+    otherwise = None
+    if plan.dtype != "fp32":
+        otherwise = other_outcomes(rows, replace(plan, dtype="fp32").load_victim())
+    run.finish(
+        [ROWS_FILE, TIMINGS_FILE, *([ERRORS_FILE] if aside else [])],
+        sources=sources,
+        seeds=[plan.seed],
+        texts=len(rows),
+        set_aside=aside,
+        truncated=truncated,
+        other_outcomes_in_fp32=otherwise,
+        device_seconds=round(victim.device_seconds, 3),
+    )
+    if truncated:
+        typer.echo(victim.truncation_note(truncated, len(texts)))
+    if otherwise is not None:
+        typer.echo(f"asked again in fp32, {otherwise} of {len(rows)} rows end otherwise.")
+    if aside:
+        typer.echo(f"{aside} texts raised an error and were set aside: {run.path(ERRORS_FILE)}")
 
 
 attack_rows.register(app)

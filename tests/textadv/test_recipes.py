@@ -74,6 +74,8 @@ def test_a_stand_in_is_in_the_name_and_in_the_parameters() -> None:
         recipe = RECIPES.get(entry.name)
         used = stand_ins & set(recipe.artifacts)
         assert {tags[name] for name in used} <= set(entry.name.split("+")[1:])
+        if recipe.blocked:
+            continue
         for artifact in set(recipe.artifacts) - {"nltk-tagger", "languagetool", "gpt2"}:
             assert artifact in json.dumps(dict(recipe.parameters))
 
