@@ -131,7 +131,7 @@ class _Computation(greenlet.greenlet):
         self.wanted: _Wanted | None = None
         self.raised: Exception | None = None
         self._resumed = 0.0
-        self._random = _RandomState()
+        self._state = _State()
 
     def _compute(self) -> Any:
         try:
@@ -143,15 +143,15 @@ class _Computation(greenlet.greenlet):
     def go_on(self, answers: dict[Any, Any] | Exception | None) -> Any:
         """Run until it asks or ends: its outcome, or None with `wanted` set."""
         begun, self.wanted = self.wanted is not None, None
-        outside = _RandomState()
-        self._random.restore()
+        outside = _State()
+        self._state.restore()
         self._resumed = time.perf_counter()
         if isinstance(answers, Exception):
             found = self.throw(answers)
         else:
             found = self.switch(answers) if begun else self.switch()
         self.seconds += time.perf_counter() - self._resumed
-        self._random = _RandomState()
+        self._state = _State()
         outside.restore()
         if isinstance(found, _Wanted):
             self.wanted = found
@@ -229,17 +229,22 @@ def _answer(waiting: list[_Computation]) -> Iterator[tuple[_Computation, dict[An
 
 
 @dataclass(frozen=True)
-class _RandomState:
-    """The generators that TextAttack draws from, as they are when this is made."""
+class _State:
+    """What a computation may change for all: the generators that TextAttack draws from, and whether gradients are kept.
+
+    It is as it is when this is made.
+    """
 
     python: Any = field(default_factory=random.getstate)
     numpy: Any = field(default_factory=np.random.get_state)
     torch: Any = field(default_factory=lambda: _torch().get_rng_state())
+    gradients: bool = field(default_factory=lambda: _torch().is_grad_enabled())
 
     def restore(self) -> None:
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002 (the global generator is the one that is drawn from)
         _torch().set_rng_state(self.torch)
+        _torch().set_grad_enabled(self.gradients)
 
 
 def _torch() -> Any:

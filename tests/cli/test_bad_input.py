@@ -155,7 +155,7 @@ def headless(ground: Ground) -> Path:
 Case = tuple[Callable[[Ground], list[Any]], str, str]
 CASES: dict[str, Case] = {
     # names
-    "recipe": (lambda g: g.attack_run("--recipe", "pwsw"), "no recipe named 'pwsw'", "Did you mean pwws?"),
+    "recipe": (lambda g: g.attack_run("--recipe", "pwsw"), "no recipe named 'pwsw'", "Did you mean pwws"),
     "dataset": (lambda g: g.attack_run(dataset="imbd"), "no dataset named 'imbd'", "Did you mean imdb?"),
     "detector": (lambda g: g.fit("rdee"), "no detector named 'rdee'", "Did you mean rde"),
     "evaluated detector": (lambda g: g.evaluate(g.attack, detector="mps"), "no detector named 'mps'", "mean msp?"),
@@ -222,9 +222,9 @@ CASES: dict[str, Case] = {
         "1 missing labels",
         "Fill or remove",
     ),
-    "TextAttack's mark": (
-        lambda g: g.attack_run(dataset=g.csv(("a<SPLIT>film", 0), ("a film", 1))),
-        "text 0 of 'data' holds <SPLIT>",
+    "the engine's mark": (
+        lambda g: g.attack_run(dataset=g.csv(("a\ue000<SPLIT>\ue000film", 0), ("a film", 1))),
+        "text 0 of 'data' holds",
         "Remove it",
     ),
     # victims
@@ -373,7 +373,7 @@ def test_bad_input(
 def test_the_real_command_does_the_same(ground: Ground, run_harness: Any) -> None:
     found = run_harness(*ground.attack_run("--recipe", "pwsw"))
     assert (found.returncode, found.stdout) == (2, "")
-    assert found.stderr == "error: there is no recipe named 'pwsw'.\nhint: Did you mean pwws?\n"
+    assert found.stderr == "error: there is no recipe named 'pwsw'.\nhint: Did you mean pwws or pso?\n"
 
 
 # --- what is no error ------------------------------------------------------------------------------------------
@@ -403,12 +403,12 @@ def test_an_imported_log_is_evaluated_with_a_victim(main: Callable[..., int], gr
 def test_an_unexpected_error_keeps_its_traceback(
     main: Callable[..., int], ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    import textadv.engine
+    from textadv.shards import ShardWorker
 
     def fault(*_: Any) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(textadv.engine, "_attack_text", fault)
+    monkeypatch.setattr(ShardWorker, "attack", fault)
     with pytest.raises(ZeroDivisionError) as found:  # Python prints it and leaves with 1
         main(*ground.attack_run())
     log = (ground.out / "run.log").read_text()
@@ -424,12 +424,12 @@ def test_an_unexpected_error_keeps_its_traceback(
 def test_an_unexpected_os_error_is_not_taken_for_the_users(
     main: Callable[..., int], ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import textadv.engine
+    from textadv.shards import ShardWorker
 
     def fault(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(textadv.engine, "_attack_text", fault)
+    monkeypatch.setattr(ShardWorker, "attack", fault)
     with pytest.raises(OSError, match="Input/output error"):
         main(*ground.attack_run())
 
@@ -460,22 +460,24 @@ def test_the_machines_refusals_are_told_in_a_sentence(
 def test_an_interrupted_run_says_how_to_go_on(
     main: Callable[..., int], ground: Ground, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    import textadv.engine
+    import textadv.shards
 
-    whole = textadv.engine._attack_text
+    whole = textadv.shards.make_row
     seen: list[int] = []
 
-    def stop(*arguments: Any) -> Any:
-        seen.append(arguments[2])
+    def stop(*arguments: Any, **facts: Any) -> Any:
+        seen.append(facts["index"])
         if len(seen) == 6:
             raise KeyboardInterrupt
-        return whole(*arguments)
+        return whole(*arguments, **facts)
 
-    monkeypatch.setattr(textadv.engine, "_attack_text", stop)
-    assert main(*ground.attack_run("--limit", 9)) == 130
+    monkeypatch.setattr(textadv.shards, "make_row", stop)
+    assert main(*ground.attack_run("--limit", 9, "--shard-size", 4)) == 130
     assert "interrupted; run the same command again to resume." in capfd.readouterr().err
-    assert main(*ground.attack_run("--limit", 9)) == 0
-    assert seen == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert main(*ground.attack_run("--limit", 9, "--shard-size", 4)) == 0
+    assert len(set(seen[:4])) == 4
+    assert len(set(seen[6:])) == 5
+    assert not set(seen[:4]) & set(seen[6:])  # the finished shard is not done again
 
 
 def test_an_unencodable_terminal_stops_nothing(ground: Ground, run_harness: Any) -> None:

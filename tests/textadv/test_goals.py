@@ -98,7 +98,6 @@ def test_far_boundary_rows_are_that_confident(floor: float, three: Victim, datas
     # A text whose label changed without reaching the floor is not adversarial here.
     short = [row for row in rows if row.result == "failure" and row.perturbed_output != row.label]
     assert (probabilities(short).max(axis=1) < floor).all() if short else True
-    assert len(wins) <= sum(row.result == "success" for row in near)
     assert [row.result == "skipped" for row in rows] == [row.result == "skipped" for row in near]
     weak = [row for row in near if row.result == "success" and max(row.perturbed_probabilities or [1]) < floor]
     assert weak  # the plain attack stops short of the floor on some

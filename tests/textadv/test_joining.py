@@ -133,6 +133,25 @@ def test_an_error_ends_its_own_computation_only() -> None:
     assert [type(ended.error) for ended in found] == [type(None), ValueError, type(None), KeyError, type(None)]
 
 
+def test_a_block_without_gradients_is_one_computations_own() -> None:
+    """TextAttack asks masked LMs inside `torch.no_grad()`."""
+    oracle = Oracle(lambda numbers: numbers)
+
+    def without() -> bool:
+        with torch.no_grad():
+            oracle.ask([1])
+            inside = torch.is_grad_enabled()
+            oracle.ask([2])
+        return inside or not torch.is_grad_enabled()
+
+    def withs() -> list[bool]:
+        return [torch.is_grad_enabled() for number in (3, 4, 5) if oracle.ask([number])]
+
+    found = together([without, withs, without, withs])
+    assert [ended.outcome for ended in found] == [False, [True] * 3, False, [True] * 3]
+    assert torch.is_grad_enabled()
+
+
 def test_an_interruption_ends_all() -> None:
     oracle = Oracle(lambda numbers: numbers)
 
