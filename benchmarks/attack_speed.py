@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,13 +22,15 @@ from textattack_peers import Downloads, textattack_recipe
 
 from harness.core.errors import HarnessError
 from harness.text.datasets import TextDataset, load_dataset, row_id
+from harness.text.gradients import token_gradients
 from harness.text.victims import Victim
 from textadv.artifacts import find_artifact, is_here
+from textadv.engine import SHARD_SIZE
 from textadv.plan import AttackPlan
 from textadv.recipes import RECIPES
 from textadv.runtime import load_textattack
 from textadv.sentence_encoders import load_sentence_encoder
-from textadv.shards import seed_generators
+from textadv.shards import ShardWorker, seed_generators
 from textadv.vectors import load_vectors
 
 # Outcome of one text: result, perturbed text, queries.
@@ -44,7 +47,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="embedded")
     parser.add_argument("--victim", default="embedded")
     parser.add_argument("--texts", type=int, default=32)
-    parser.add_argument("--max-length", type=int, default=128, help="what victim takes and TextAttack pads to")
+    parser.add_argument("--max-length", type=int, help="tokens the victim takes and TextAttack pads to; else its own")
     parser.add_argument("--artifacts", type=Path)
     parser.add_argument("--bf16", action="store_true", help="run ours in bf16 as well, where the CPU has it")
     parser.add_argument("--quick-peer", action="store_true", help="a peer without padding that keeps its tagger")
@@ -60,19 +63,34 @@ def main() -> None:
 
 
 def compare(name: str, texts: TextDataset, options: Any) -> None:
-    """One recipe on both engines."""
+    """One recipe on both engines, shard by shard in turn, so that a busy machine disturbs both alike."""
     plan = AttackPlan(options.victim, name, max_length=options.max_length, artifacts=options.artifacts)
     victim = plan.load_victim()
-    seconds, memory = {}, {}
-    with logged_calls() as calls_ours, queries_of(victim) as queries:
-        seconds["palimpsest"], memory["palimpsest"], ours = measured(lambda: attack_ours(plan, victim, texts))
-    seconds["forwards alone"], _, _ = measured(lambda: victim.read(queries))
-    with logged_calls() as calls_theirs:
-        seconds["textattack"], memory["textattack"], theirs = measured(
-            lambda: attack_theirs(name, victim, texts, options)
-        )
+    worker = plan.build(victim)
+    seconds: dict[str, float] = defaultdict(float)
+    memory: dict[str, float] = defaultdict(float)
+    ours: list[Outcome] = []
+    theirs: list[Outcome] = []
+    gaps: list[float] = []
+    asked = 0
+
+    def measure(engine: str, compute: Any) -> Any:
+        spent, grown, found = measured(compute)
+        seconds[engine] += spent
+        memory[engine] = max(memory[engine], grown)
+        return found
+
+    with textattack_engine(name, victim, options) as attack:
+        for shard in shards_of(texts):
+            with logged_calls() as calls_ours, queries_of(victim) as queries:
+                ours += measure("palimpsest", lambda shard=shard: attack_ours(worker, shard))
+            measure("forwards alone", lambda queries=queries: victim.read(queries))
+            with logged_calls() as calls_theirs:
+                theirs += measure("textattack", lambda shard=shard: attack_theirs(attack, shard))
+            asked += len(queries)
+            gaps += [largest_gap(calls_ours[text], calls_theirs[text]) for text in shard.texts]
     differing = [i for i in range(len(texts)) if ours[i] != theirs[i]]
-    print(f"{name} on {len(texts)} texts of {texts.name}, {len(queries)} distinct queries")
+    print(f"{name} on {len(texts)} texts of {texts.name}, {asked} distinct queries; {peer_of(victim, options)}")
     for engine in ("palimpsest", "textattack"):
         speed = len(texts) / seconds[engine]
         print(f"  {engine:15}{seconds[engine]:9.1f} s {speed:9.3f} texts/s   peak memory {memory[engine]:+.0f} MB")
@@ -81,9 +99,11 @@ def compare(name: str, texts: TextDataset, options: Any) -> None:
     print(f"  {seconds['palimpsest'] / seconds['forwards alone']:.2f} x the time of the forwards alone")
     print(f"  same result, text and queries: {len(texts) - len(differing)} of {len(texts)}")
     for i in differing:
-        text = texts.texts[i]
-        gap = largest_gap(calls_ours[text], calls_theirs[text])
-        why = f"a tie: all scores before agree within {gap:.0e}" if gap <= TIE else f"scores before differ by {gap:.0e}"
+        why = (
+            f"a tie: all scores before agree within {gaps[i]:.0e}"
+            if gaps[i] <= TIE
+            else f"scores differ by {gaps[i]:.0e}"
+        )
         print(f"    text {texts.indices[i]}: {ours[i]} / {theirs[i]} ({why})")
     if options.bf16:
         in_bf16(plan, texts, ours, seconds["textattack"])
@@ -91,50 +111,62 @@ def compare(name: str, texts: TextDataset, options: Any) -> None:
 
 def in_bf16(plan: AttackPlan, texts: TextDataset, reference: Sequence[Outcome], peer: float) -> None:
     """Ours with the victim in bf16."""
-    from dataclasses import replace
-
-    plan = replace(plan, dtype="bf16")
     try:
-        victim = plan.load_victim()
+        worker = replace(plan, dtype="bf16").build()
     except HarnessError as error:
         print(f"  bf16: left out, {error.message}")
         return
-    seconds, _, found = measured(lambda: attack_ours(plan, victim, texts))
+    seconds, _, found = measured(lambda: [one for shard in shards_of(texts) for one in attack_ours(worker, shard)])
     results = sum(one[0] != other[0] for one, other in zip(found, reference, strict=True))
     same = sum(one == other for one, other in zip(found, reference, strict=True))
     print(f"  bf16{'':11}{seconds:9.1f} s   {peer / seconds:.1f}x TextAttack in fp32")
     print(f"  bf16 against fp32: {results} other results, {len(found) - same} other outcomes in all")
 
 
-def attack_ours(plan: AttackPlan, victim: Victim, texts: TextDataset, shard_size: int = 32) -> list[Outcome]:
+def shards_of(texts: TextDataset) -> list[TextDataset]:
+    """The texts as the engine cuts them."""
+    return [texts.take(range(at, min(at + SHARD_SIZE, len(texts)))) for at in range(0, len(texts), SHARD_SIZE)]
+
+
+def attack_ours(worker: ShardWorker, texts: TextDataset) -> list[Outcome]:
     """Result, text and queries of each text."""
-    worker = plan.build(victim)
-    shards = [range(at, min(at + shard_size, len(texts))) for at in range(0, len(texts), shard_size)]
-    found = [text for shard in shards for text in worker.attack(texts.take(shard))]
-    rows = [text.row for text in found if text.row is not None]
-    assert len(rows) == len(texts), "some texts raised"
-    return [(row.result, row.perturbed_text, row.queries) for row in rows]
+    found = worker.attack(texts)
+    assert all(text.row for text in found), next(text.traceback for text in found if not text.row)
+    return [(text.row.result, text.row.perturbed_text, text.row.queries) for text in found if text.row]
 
 
-def attack_theirs(name: str, victim: Victim, texts: TextDataset, options: Any) -> list[Outcome]:
-    """The same of TextAttack."""
+def peer_of(victim: Victim, options: Any) -> str:
+    """What the peer does that decides its speed."""
+    return "TextAttack pads to its longest" if options.quick_peer else f"TextAttack pads to {victim.max_length} tokens"
+
+
+@contextmanager
+def textattack_engine(name: str, victim: Victim, options: Any) -> Iterator[Any]:
+    """TextAttack's attack, built and ready."""
     from textattack.models.wrappers import HuggingFaceModelWrapper
 
     from textadv.components import AskedVictim
 
-    victim.tokenizer.model_max_length = options.max_length
+    victim.tokenizer.model_max_length = victim.max_length
     wrapper: Any = HuggingFaceModelWrapper(victim.model, victim.tokenizer)
     if options.quick_peer:
-        wrapper = AskedVictim(victim, lambda batch: victim.read(batch).probabilities, lambda batch: [])
+        wrapper = AskedVictim(
+            victim, lambda batch: victim.read(batch).probabilities, lambda batch: token_gradients(victim, batch)
+        )
+    with textattack_recipe(name, wrapper, downloads(name, options)) as attack, tagger_of(options):
+        yield attack
+
+
+def attack_theirs(attack: Any, texts: TextDataset) -> list[Outcome]:
+    """Result, text and queries of each text, one after the other."""
     kinds = {"Successful": "success", "Failed": "failure", "Maximized": "maximized", "Skipped": "skipped"}
     found = []
-    with textattack_recipe(name, wrapper, downloads(name, options)) as attack, tagger_of(options):
-        for text, label, index in zip(texts.texts, texts.labels.tolist(), texts.indices.tolist(), strict=True):
-            attack.clear_cache()
-            seed_generators(0, row_id(text, texts.name, index))
-            result = attack.attack(text, label)
-            kind = kinds[type(result).__name__.removesuffix("AttackResult")]
-            found.append((kind, result.perturbed_result.attacked_text.tokenizer_input, result.num_queries))
+    for text, label, index in zip(texts.texts, texts.labels.tolist(), texts.indices.tolist(), strict=True):
+        attack.clear_cache()
+        seed_generators(0, row_id(text, texts.name, index))
+        result = attack.attack(text, label)
+        kind = kinds[type(result).__name__.removesuffix("AttackResult")]
+        found.append((kind, result.perturbed_result.attacked_text.tokenizer_input, result.num_queries))
     return found
 
 

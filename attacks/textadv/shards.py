@@ -43,7 +43,13 @@ class ShardWorker:
         parts: Victim, goal and models.
         recipe: How to attack.
         seed: Seed of the recipe's random choices.
-        facts: What all rows say alike: see `row_facts`.
+
+    Attributes:
+        facts: The columns that all rows share.
+
+    Raises:
+        ConfigurationError: The recipe cannot run, or not on this victim.
+        MissingArtifactError: An artifact is not here.
     """
 
     parts: Parts
@@ -71,7 +77,6 @@ class ShardWorker:
         try:
             for task in run_together(tasks, room=ROOM):
                 index = int(texts.indices[task.place])
-                # Cut like the printed report: a traceback names paths, and its end is what matters.
                 told = "".join(traceback.format_exception(task.error)) if task.error else ""
                 found[task.place] = Finished(index, task.seconds, task.outcome, told)
                 ended(found[task.place])
