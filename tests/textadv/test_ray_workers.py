@@ -108,10 +108,14 @@ def attack(
 
 
 def worker_processes() -> list[int]:
+    """Our workers: a process of Ray's has the environment of whoever started it, and the tests' cache is their own."""
+    ours = f"PALIMPSEST_CACHE={os.environ['PALIMPSEST_CACHE']}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"ray::_Worker"):
+            if not entry.name.isdigit() or not (entry / "cmdline").read_bytes().startswith(b"ray::_Worker"):
+                continue
+            if ours in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
         except OSError:
             continue
