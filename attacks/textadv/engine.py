@@ -38,14 +38,13 @@ def set_threads(threads: int | None, workers: int | None) -> int:
         workers: How many workers there are; None for this process alone.
 
     Returns:
-        The threads of whoever attacks.
+        The threads of whoever attacks; this process has as many from now on.
     """
     import torch
 
     if threads is None:
         threads = torch.get_num_threads() if workers is None else 1
-    if workers is None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     return threads
 
 

@@ -68,7 +68,8 @@ def run(
     from harness.text.sources import dataset_pointer, victim_pointer
     from textadv.engine import attack_config, check_texts, one_process, run_attack, set_threads
     from textadv.plan import AttackPlan
-    from textadv.ray_workers import Cluster, identity, ray_workers
+    from textadv.ray_cluster import Cluster
+    from textadv.ray_workers import identity, ray_workers
     from textadv.recipes import RECIPES
 
     if workers is None and (ray_address is not None or gpus_per_worker is not None):
@@ -87,6 +88,7 @@ def run(
         seconds_limit=options.seconds("--time-limit", time_limit) if time_limit else None,
         artifacts=artifacts,
     )
+    used = set_threads(threads, workers)
     whole = load_dataset(dataset, split, text_column=text_column, label_column=label_column)
     model = plan.load_victim()
     model.check_labels(whole.labels, whole.name)
@@ -95,7 +97,6 @@ def run(
     if evade:
         plan = _evading(plan, evade, model, whole, texts, evade_fpr, evade_threshold)
     worker = plan.build(model)
-    used = set_threads(threads, workers)
     with Run(out, "attack run", attack_config(texts, worker, shard_size, used)) as opened:
         if opened.finished:
             typer.echo("this run is complete already.")
@@ -103,7 +104,8 @@ def run(
         else:
             work_off = one_process(worker)
             if workers is not None:
-                work_off = ray_workers(plan, identity(worker), Cluster(workers, ray_address, gpus_per_worker, used))
+                cluster = Cluster(workers, ray_address, gpus_per_worker, used)
+                work_off = ray_workers(plan, identity(worker), cluster, opened.log)
             rows, aside = run_attack(texts, work_off, opened, shard_size=shard_size)
             sources = {"dataset": dataset_pointer(dataset, text_column, label_column), "victim": victim_pointer(victim)}
             _finish(opened, plan, model, texts, rows, len(aside), sources)
