@@ -1,4 +1,4 @@
-"""Make the word resources of `textadv` from an NLTK data folder.
+"""Make the word resources of `harness.text` and `textadv` from an NLTK data folder.
 
     python attacks/make_resources.py --nltk-data DIR
 
@@ -15,10 +15,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from textadv.synonyms import MULTIWORD_MARK, PARTS_OF_SPEECH, TABLE_HEADER, TABLE_NAME, is_candidate
+from harness.text.synonyms import MULTIWORD_MARK, PARTS_OF_SPEECH, TABLE_HEADER, TABLE_NAME, is_candidate
 
 STOPWORDS = Path("corpora/stopwords/english")
 LICENSE_NAME = "LICENSE.wordnet"
+TEXT, TEXTADV = Path("harness/text/resources"), Path("attacks/textadv/resources")
 VERSION = "3.0"
 
 # A lemma may end in a syntactic marker: "galore(ip)".
@@ -119,12 +120,12 @@ def make_table(wordnet: Path) -> str:
 
 
 def make_resources(nltk_data: Path, out: Path) -> list[Path]:
-    """Write all resources under `out` and return their paths."""
+    """Write all resources where they lie in a checkout, under `out`, and return their paths."""
     wordnet = nltk_data / "corpora" / "wordnet"
     contents = {
-        Path("nltk_data") / STOPWORDS: (nltk_data / STOPWORDS).read_bytes(),
-        Path(LICENSE_NAME): read_license(wordnet).encode("utf-8"),
-        Path(TABLE_NAME): lzma.compress(
+        TEXTADV / "nltk_data" / STOPWORDS: (nltk_data / STOPWORDS).read_bytes(),
+        TEXT / LICENSE_NAME: read_license(wordnet).encode("utf-8"),
+        TEXT / TABLE_NAME: lzma.compress(
             make_table(wordnet).encode("utf-8"), check=lzma.CHECK_CRC64, preset=9 | lzma.PRESET_EXTREME
         ),
     }
@@ -137,7 +138,7 @@ def make_resources(nltk_data: Path, out: Path) -> list[Path]:
 
 def main() -> None:
     """Read the arguments, write the resources, and say how large they are."""
-    parser = argparse.ArgumentParser(description="Make the word resources of textadv from an NLTK data folder.")
+    parser = argparse.ArgumentParser(description="Make the shipped word resources from an NLTK data folder.")
     parser.add_argument(
         "--nltk-data",
         type=Path,
@@ -147,8 +148,8 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path(__file__).resolve().parent / "textadv" / "resources",
-        help="folder to write to (default: %(default)s)",
+        default=Path(__file__).resolve().parents[1],
+        help="checkout to write to (default: %(default)s)",
     )
     arguments = parser.parse_args()
     try:

@@ -116,7 +116,7 @@ def _replacements(given: Downloads, tags: set[str]) -> Iterator[Any]:
         WordSwapWordNet,
     )
 
-    from textadv.synonyms import candidates
+    from harness.text.synonyms import candidates
 
     if given.matrix is not None:
         index = {word: number for number, word in enumerate(given.words)}

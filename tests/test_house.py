@@ -224,7 +224,11 @@ def test_the_wheel_holds_what_is_read_at_run_time(wheel: zipfile.ZipFile) -> Non
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     assert set(data) <= names
-    kinds = {"harness/core/schemas/detection.json", "textadv/resources/nltk_data/corpora/stopwords/english"}
+    kinds = {
+        "harness/core/schemas/detection.json",
+        "harness/text/resources/wordnet30_synonyms.txt.xz",
+        "textadv/resources/nltk_data/corpora/stopwords/english",
+    }
     assert kinds <= set(data)
     assert any(name.endswith(".j2") for name in data)
     for name, path in data.items():

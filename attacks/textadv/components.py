@@ -16,8 +16,8 @@ from textattack.transformations.word_swaps.word_swap_gradient_based import WordS
 
 from harness.core.errors import ConfigurationError
 from harness.text.gradients import TokenGradients
+from harness.text.synonyms import candidates
 from harness.text.victims import Victim
-from textadv.synonyms import candidates
 
 
 class AskedVictim(ModelWrapper):  # type: ignore[misc]

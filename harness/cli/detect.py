@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli import options
 
-app = options.verb("Fit detectors on clean texts and score texts with them.")
+if TYPE_CHECKING:
+    from harness.detectors.clean_texts import CleanTexts
+    from harness.detectors.decisions import Calibration
+    from harness.text.victims import Victim
+
+app = options.verb("Fit detectors on clean texts, calibrate them, and score texts with them.")
+
+_FPR = 0.05
+CalibrationData = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="DATA",
+        help="Clean texts for decisions: a dataset, a file, or an attack run (originals of its validation rows).",
+    ),
+]
+CalibrationSplit = Annotated[str | None, typer.Option(help="The split of a calibration dataset; by default test.")]
+CalibrationLimit = Annotated[int | None, typer.Option(min=1, help="Calibration texts at most, drawn by seed.")]
+Fpr = Annotated[float | None, typer.Option(help=f"False-positive rate to promise; by default {_FPR}.")]
+Confidence = Annotated[
+    float | None, typer.Option(help="Keep the rate for this calibration set with such a probability, not on average.")
+]
+AttackRun = Annotated[
+    Path | None, typer.Option("--attacks", metavar="RUN", help="An attack run whose validation rows tune or train it.")
+]
+MovedVictim = Annotated[str | None, typer.Option("--victim", help="Where the victim is now, if it moved.")]
 
 
 @app.command()
@@ -20,16 +45,34 @@ def fit(
     detector: Annotated[str, typer.Option(help="Which detector (harness list detectors).")] = "rde",
     split: Annotated[str, typer.Option(help="The split to fit on.")] = "train",
     limit: Annotated[int | None, typer.Option(min=1, help="Training rows, drawn by seed; by default all.")] = None,
-    layer: Annotated[int | None, typer.Option(help="The layer to read; by default the last.")] = None,
+    layer: options.Layer = None,
     components: Annotated[int | None, typer.Option(min=1, help="Dimensions RDE keeps.")] = None,
     seed: options.Seed = 0,
     max_length: options.MaxLength = None,
     dtype: options.Dtype = "fp32",
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
+    attacks: AttackRun = None,
+    calibration: CalibrationData = None,
+    calibration_split: CalibrationSplit = None,
+    calibration_limit: CalibrationLimit = None,
+    fpr: Fpr = None,
+    confidence: Confidence = None,
 ) -> None:
-    """Fit a detector on what a victim says of clean training texts."""
+    """Fit a detector on what a victim says of clean training texts, and calibrate it on clean texts it has not seen."""
+    from harness.core.errors import ConfigurationError
     from harness.core.runs import Run
+    from harness.detectors.clean_texts import (
+        SEEN_FILE,
+        check_needs_no_attacks,
+        check_takes_attacks,
+        load_clean_texts,
+        save_seen,
+        text_keys,
+        tune_detector,
+        tuning_rows,
+    )
+    from harness.detectors.decisions import check_promise
     from harness.detectors.fitting import (
         DETECTOR_FILE,
         STATE_FILE,
@@ -43,9 +86,23 @@ def fit(
     from harness.text.victims import Victim
 
     DETECTORS.get(detector)  # a wrong name is told before anything is loaded
-    texts = load_dataset(dataset, split, text_column=text_column, label_column=label_column).sample(limit, seed)
+    if calibration is None and any(x is not None for x in (calibration_split, calibration_limit, fpr, confidence)):
+        raise ConfigurationError("a false-positive rate is promised on clean texts.", "Name them with --calibration.")
+    check_promise(_FPR if fpr is None else fpr, confidence)
+    whole = load_dataset(dataset, split, text_column=text_column, label_column=label_column)
+    texts = whole.sample(limit, seed)
+    clean = None
+    if calibration is not None:
+        columns = {"text_column": text_column, "label_column": label_column}
+        clean = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
+        clean.unseen(text_keys(whole.texts), calibration_limit, seed)  # training data is told before the fit
     model = Victim.load(victim, max_length=max_length, dtype=dtype)
-    built = build_detector(detector, model, {"layer": layer, "components": components}, seed)
+    built = build_detector(detector, model, {"layer": options.layer(layer), "components": components}, seed)
+    if attacks is None:
+        check_needs_no_attacks(built)
+    else:
+        check_takes_attacks(built)
+    tuning = None if attacks is None else tuning_rows(attacks, model, seed)
     facts = {
         "victim": model.name,
         "victim_hash": model.hash,
@@ -56,6 +113,7 @@ def fit(
         "dataset_split": texts.split,
         "train_rows": len(texts),
         "seed": seed,
+        **({"tuned_on": tuning.facts} if tuning else {}),
     }
     config = {"detector": detector, "parameters": built.parameters(), **facts}
     with Run(out, "detect fit", config) as run:
@@ -65,9 +123,125 @@ def fit(
             truncated = fit_detectors([built], model, texts, seed)
             if truncated:
                 typer.echo(model.truncation_note(truncated, len(texts)))
-            save_detector(out, built, {**facts, "victim_source": victim_pointer(victim)})
-            run.finish([DETECTOR_FILE, STATE_FILE], seeds=[seed], device_seconds=round(model.device_seconds, 3))
+            if tuning is not None:
+                tune_detector(built, model, tuning)
+            tuned = (*tuning.originals, *tuning.adversarial) if tuning else ()
+            seen = save_seen(out, whole.texts, tuned)
+            save_detector(out, built, {**facts, "victim_source": victim_pointer(victim), "seen_sha256": seen})
+            outputs = [DETECTOR_FILE, STATE_FILE, SEEN_FILE]
+            run.finish(outputs, seeds=[seed], device_seconds=round(model.device_seconds, 3))
     typer.echo(f"detector {built.info.title}, fitted on {len(texts)} texts of {texts.name}: {out}")
+    if clean is not None:
+        _calibrate(out, model, clean, calibration_limit, seed, fpr, confidence)
+
+
+@app.command()
+def calibrate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector's folder.")],
+    calibration: Annotated[
+        str, typer.Option("--calibration", metavar="DATA", help="Clean texts: a dataset, a file, or an attack run.")
+    ],
+    calibration_split: CalibrationSplit = None,
+    calibration_limit: CalibrationLimit = None,
+    fpr: Fpr = None,
+    confidence: Confidence = None,
+    seed: options.Seed = 0,
+    victim: MovedVictim = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+) -> None:
+    """Calibrate a fitted detector on clean texts it has not seen, so that it decides at a promised rate."""
+    from harness.detectors.clean_texts import load_clean_texts
+    from harness.detectors.decisions import check_promise
+    from harness.detectors.fitting import load_detector
+
+    check_promise(_FPR if fpr is None else fpr, confidence)
+    columns = {"text_column": text_column, "label_column": label_column}
+    texts = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
+    _, facts = load_detector(folder)
+    model = _victim_of(folder, facts, victim)
+    _calibrate(folder, model, texts, calibration_limit, seed, fpr, confidence)
+
+
+@app.command()
+def joint(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Fitted detectors of one victim.")],
+    calibration: Annotated[
+        str, typer.Option("--calibration", metavar="DATA", help="Clean texts: one half tunes, the other calibrates.")
+    ],
+    out: options.Out,
+    method: Annotated[
+        str, typer.Option(help="thresholds, bonferroni, simes, fisher, cauchy or harmonic (docs/decisions.md).")
+    ] = "thresholds",
+    attacks: Annotated[
+        Path | None,
+        typer.Option("--attacks", metavar="RUN", help="An attack run whose validation rows say what shares flag most."),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Measure every method and detector on the test rows of --attacks.")
+    ] = False,
+    calibration_split: CalibrationSplit = None,
+    calibration_limit: CalibrationLimit = None,
+    fpr: Fpr = None,
+    confidence: Confidence = None,
+    seed: options.Seed = 0,
+    victim: MovedVictim = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+) -> None:
+    """Join several detectors under one false-positive budget."""
+    import numpy as np
+
+    from harness.core.errors import ConfigurationError
+    from harness.core.runs import Run
+    from harness.detectors import joining
+    from harness.detectors.clean_texts import SEEN_FILE, load_clean_texts, save_seen, tuning_rows
+    from harness.detectors.decisions import calibrate as calibrated
+    from harness.detectors.decisions import check_promise, save_calibration
+    from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE, save_detector
+
+    rate = _FPR if fpr is None else fpr
+    check_promise(rate, confidence)
+    if compare and attacks is None:
+        raise ConfigurationError("methods are compared on an attack.", "Name one with --attacks.")
+    members = joining.load_members(folders)
+    columns = {"text_column": text_column, "label_column": label_column}
+    found = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
+    texts = found.unseen(np.concatenate(members.seen), calibration_limit, seed)
+    model = _victim_of(folders[0], members.facts, victim)
+    tuning = None if attacks is None else tuning_rows(attacks, model, seed)
+    first, second = joining.split_halves(texts, tuning, seed)
+    facts = {
+        **{key: members.facts[key] for key in ("victim", "victim_hash", "max_length", "dtype", "train_rows")},
+        **{key: members.facts[key] for key in ("dataset", "dataset_hash", "dataset_split")},
+        "members": list(members.hashes),
+        "tuning_texts": len(first),
+        "seed": seed,
+        **({"tuned_on": tuning.facts} if tuning else {}),
+    }
+    config = {"method": method, "fpr": rate, "texts_hash": texts.hash, **facts}
+    with Run(out, "detect joint", config) as run:
+        detector = joining.join(members, model, first, tuning, method=method, fpr=rate)
+        tuned = (*tuning.originals, *tuning.adversarial) if tuning else ()
+        seen = save_seen(out, first, tuned, known=members.seen)
+        pointers = {"victim_source": members.facts["victim_source"], "seen_sha256": seen}
+        save_detector(out, detector, {**facts, **pointers})
+        run.finish([DETECTOR_FILE, STATE_FILE, SEEN_FILE], seeds=[seed])
+    decisions = calibrated(detector, model, second, fpr=rate, confidence=confidence)
+    save_calibration(out, decisions)
+    typer.echo(f"{', '.join(members.names)} joined by {method}, tuned on {len(first)} texts of {texts.title}: {out}")
+    _say(decisions, second.title)
+    if decisions.can_flag and method in ("thresholds", "bonferroni"):
+        own = detector.decision.thresholds(decisions.threshold)
+        told = ", ".join(f"{name} > {value:.6g}" for name, value in zip(members.names, own, strict=True))
+        typer.echo(f"a text is flagged when any of these holds: {told}.")
+    if compare and attacks is not None and tuning is not None:
+        rows = joining.compare_on_test_rows(
+            members, model, attacks, first, second, tuning, fpr=rate, confidence=confidence, seed=seed
+        )
+        typer.echo(f"on the test rows of {attacks}, each calibrated on the same {len(second.texts)} texts:")
+        for row in rows:
+            typer.echo(f"  {row['method']:<20} TPR {100 * row['tpr']:5.1f}%  realised FPR {100 * row['fpr']:5.2f}%")
 
 
 @app.command()
@@ -75,26 +249,66 @@ def score(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector's folder.")],
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A .txt, .jsonl, .csv, .tsv or .parquet file, or -.")],
     out: Annotated[str, typer.Option("--out", help="A .csv, .jsonl or .parquet file, or - for CSV on stdout.")] = "-",
-    victim: Annotated[str | None, typer.Option(help="Where the victim is now, if it moved.")] = None,
+    victim: MovedVictim = None,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     id_column: Annotated[str, typer.Option(help="Column of the ids; without it texts are numbered.")] = "id",
     batch_size: options.BatchSize = 32,
 ) -> None:
-    """Score texts: id, predicted label, its probability, score (higher = more adversarial)."""
-    from harness.core.errors import VictimError
+    """Score texts: id, predicted label, its probability, score (higher = more adversarial).
+
+    A calibrated detector adds p_value (split-conformal) and decision (adversarial or clean).
+    """
+    from harness.detectors.decisions import load_calibration
     from harness.detectors.fitting import load_detector
     from harness.detectors.stream import score_stream
-    from harness.text.victims import Victim
 
     detector, facts = load_detector(folder)
-    spec = victim or facts["victim_source"]
+    calibration = load_calibration(folder)
+    model = _victim_of(folder, facts, victim, batch_size)
+    columns = {"text_column": text_column, "id_column": id_column}
+    summary = score_stream(detector, model, source, out, calibration=calibration, **columns)
+    typer.echo(f"{summary.texts} texts scored{'' if out == '-' else f': {out}'}", err=True)
+    if calibration is not None:
+        typer.echo(f"{summary.flagged} flagged; {calibration.promise()}", err=True)
+    if summary.truncated:
+        typer.echo(model.truncation_note(summary.truncated, summary.texts), err=True)
+
+
+def _victim_of(folder: Path, facts: dict[str, Any], moved: str | None, batch_size: int = 32) -> Victim:
+    """The victim that the detector in a folder was fitted on."""
+    from harness.core.errors import VictimError
+    from harness.text.victims import Victim
+
+    spec = moved or facts["victim_source"]
     model = Victim.load(spec, max_length=facts["max_length"], dtype=facts["dtype"], batch_size=batch_size)
     if model.hash != facts["victim_hash"]:
         raise VictimError(
             f"the victim {spec} is not the one that the detector in {folder} was fitted on.",
             "Give the right one with --victim, or fit a detector on this one.",
         )
-    summary = score_stream(detector, model, source, out, text_column=text_column, id_column=id_column)
-    typer.echo(f"{summary.texts} texts scored{'' if out == '-' else f': {out}'}", err=True)
-    if summary.truncated:
-        typer.echo(model.truncation_note(summary.truncated, summary.texts), err=True)
+    return model
+
+
+def _calibrate(
+    folder: Path, model: Victim, texts: CleanTexts, limit: int | None, seed: int, fpr: float | None, confidence: Any
+) -> None:
+    """Calibrate the detector in a folder and say what it promises now."""
+    from harness.detectors.clean_texts import load_seen
+    from harness.detectors.decisions import calibrate as calibrated
+    from harness.detectors.decisions import save_calibration
+    from harness.detectors.fitting import load_detector
+
+    detector, facts = load_detector(folder)
+    unseen = texts.unseen(load_seen(folder, facts), limit, seed)
+    decisions = calibrated(detector, model, unseen, fpr=_FPR if fpr is None else fpr, confidence=confidence)
+    save_calibration(folder, decisions)
+    _say(decisions, unseen.title)
+    if decisions.facts["truncated"]:
+        typer.echo(model.truncation_note(decisions.facts["truncated"], len(unseen.texts)))
+
+
+def _say(calibration: Calibration, title: str) -> None:
+    left_out = calibration.facts["left_out"]
+    also = f" ({left_out} more left out: seen in training)" if left_out else ""
+    typer.echo(f"calibrated on {len(calibration.scores)} clean texts of {title}{also}.")
+    typer.echo(("" if calibration.can_flag else "note: ") + calibration.promise())

@@ -12,7 +12,12 @@ from harness.cli import options
 app = options.verb("Compare detectors on attacks, or read every layer of an encoder, in one protocol.")
 
 Attacks = Annotated[list[Path], typer.Option("--attacks", help="Run folders of attacks.")]
-ScenarioName = Annotated[str, typer.Option(help="s1 (disjoint sources, 1:1) or s2 (paired, unbalanced).")]
+ScenarioName = Annotated[
+    str,
+    typer.Option(
+        help="s1 (disjoint sources, 1:1), s2 (paired, unbalanced), or matched (pairs of equal victim confidence)."
+    ),
+]
 Seeds = Annotated[str, typer.Option(help="Sampling seeds, separated by commas.")]
 Target = Annotated[
     int | None,
@@ -26,8 +31,17 @@ Fraction = Annotated[
 
 @app.command()
 def detect(
-    attacks: Attacks,
-    detector: Annotated[list[str], typer.Option(help="Names or fitted folders of detectors.")],
+    attacks: Annotated[list[Path] | None, typer.Option("--attacks", help="Run folders of attacks.")] = None,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(help="Names, with parameters such as knn:layer=all,k=20, or fitted folders of detectors."),
+    ] = None,
+    suite: Annotated[str | None, typer.Option(help="A whole grid instead of --attacks: offline or rde-2022.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Of a suite: a folder with a folder a dataset.")] = None,
+    artifacts: options.Artifacts = None,
+    only: Annotated[list[str] | None, typer.Option(help="Of a suite: parts of the names of cells.")] = None,
+    dear: Annotated[bool, typer.Option(help="Of a suite: whether to run the dear detectors.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a suite: print its commands only.")] = False,
     scenario: ScenarioName = "s1",
     seeds: Seeds = "0,1,2",
     leaderboard: Annotated[Path | None, typer.Option(help="A leaderboard folder to add the rows to.")] = None,
@@ -37,10 +51,26 @@ def detect(
     target: Target = None,
     validation_fraction: Fraction = None,
     train_limit: Annotated[int | None, typer.Option(min=1, help="Training rows for the detectors.")] = None,
-    layer: Annotated[int | None, typer.Option(help="The layer to read; by default the last.")] = None,
+    layer: options.Layer = None,
     components: Annotated[int | None, typer.Option(min=1, help="Dimensions RDE keeps.")] = None,
     replicates: Annotated[int, typer.Option(min=1, help="Bootstrap replicates.")] = 1000,
     fit_seed: Annotated[int, typer.Option(min=0, help="Seed of the detectors' fits.")] = 0,
+    dear_texts: Annotated[
+        int, typer.Option(min=2, help="Texts of each class that a detector of over ten forwards scores.")
+    ] = 100,
+    words: Annotated[bool, typer.Option("--words", help="Score word-level evidence too.")] = False,
+    transfer: Annotated[
+        bool,
+        typer.Option("--other-victim", help="--victim may be another than the attacked one: do the texts transfer?"),
+    ] = False,
+    tune_attack: Annotated[
+        Path | None,
+        typer.Option("--tune-attacks", help="Another attack whose validation rows tune or train detectors."),
+    ] = None,
+    language_model: Annotated[str | None, typer.Option(help="A causal LM, for ppl.")] = None,
+    masked_lm: Annotated[str | None, typer.Option(help="A masked LM, for mlmd and gradmlmd.")] = None,
+    discriminator: Annotated[str | None, typer.Option(help="An ELECTRA discriminator, for rtd-guard.")] = None,
+    vectors: Annotated[str | None, typer.Option(help="Word vectors, for fgws.")] = None,
     max_length: options.MaxLength = None,
     dtype: options.Dtype = "fp32",
     text_column: options.TextColumn = None,
@@ -48,9 +78,20 @@ def detect(
 ) -> None:
     """Sample clean and adversarial texts, score them, print and keep the figures."""
     from harness.cli.tables import print_detectors
+    from harness.core.errors import ConfigurationError
     from harness.evaluation.detection import EvaluationSettings
     from harness.evaluation.runs import EvaluationRequest, run_evaluation
 
+    if suite is not None:
+        from harness.cli.suites import SuiteRequest, run_suite
+
+        if attacks:
+            raise ConfigurationError("--suite makes its own attacks.", "Leave out --attacks.")
+        asked = (tuple(only or ()), tuple(detector or ()), dear, dry_run, leaderboard)
+        run_suite(SuiteRequest(suite, out or Path("runs", suite), data, artifacts, *asked))
+        return
+    if not attacks or not detector:
+        raise ConfigurationError("there is nothing to evaluate.", "Give --attacks and --detector, or --suite.")
     settings = EvaluationSettings(
         scenario=_scenario(scenario),
         seeds=options.numbers("--seeds", seeds),
@@ -59,11 +100,21 @@ def detect(
         train_limit=train_limit,
         fit_seed=fit_seed,
         replicates=replicates,
+        dear_texts=dear_texts,
+        words=words,
     )
+    parameters = {
+        "layer": options.layer(layer),
+        "components": components,
+        "language_model": language_model,
+        "masked_lm": masked_lm,
+        "discriminator": discriminator,
+        "vectors": vectors,
+    }
     request = EvaluationRequest(
         attacks=attacks,
         detectors=detector,
-        parameters={k: v for k, v in (("layer", layer), ("components", components)) if v is not None},
+        parameters={name: value for name, value in parameters.items() if value is not None},
         settings=settings,
         victim=victim,
         dataset=dataset,
@@ -71,6 +122,8 @@ def detect(
         label_column=label_column,
         dtype=dtype,
         max_length=max_length,
+        transfer=transfer,
+        tune_attack=tune_attack,
     )
     outcome = run_evaluation(request, out)
     for table in outcome.tables:
@@ -205,7 +258,7 @@ def spread(arguments: list[str]) -> list[str]:
     found: list[str] = []
     for argument in arguments:
         if argument.startswith("-"):
-            spreading = argument if argument in ("--attacks", "--detector", "--transfer") else ""
+            spreading = argument if argument in ("--attacks", "--detector", "--only", "--transfer") else ""
         elif spreading and found[-1] != spreading:
             found.append(spreading)
         found.append(argument)
@@ -215,6 +268,6 @@ def spread(arguments: list[str]) -> list[str]:
 def _scenario(text: str):  # type: ignore[no-untyped-def]
     from harness.core.errors import UnknownNameError
 
-    if text not in ("s1", "s2"):
-        raise UnknownNameError("scenario", text, ("s1", "s2"))
+    if text not in ("s1", "s2", "matched"):
+        raise UnknownNameError("scenario", text, ("s1", "s2", "matched"))
     return text

@@ -32,6 +32,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make, or to resume.")]
 Dtype = Annotated[str, typer.Option(help="fp32, or bf16 where the hardware has it.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a text may have; by default what the victim takes.")]
+Layer = Annotated[
+    str | None,
+    typer.Option(metavar="LAYER", help="The layer to read: a number, last or all (joined); by default the last."),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward of the victim.")]
 
 Artifacts = Annotated[
@@ -53,6 +57,20 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
             f"{option} {text!r} is not a list of different numbers.", "Give whole numbers such as 0,1,2."
         )
     return found
+
+
+def layer(text: str | None) -> int | str | None:
+    """A layer as `--layer` gives it: its number, with "last" as -1, "all", or None where it was not given.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if text is None or text == "all":
+        return text
+    digits = text.removeprefix("-")
+    if text != "last" and not (digits.isascii() and digits.isdigit()):
+        raise ConfigurationError(f"--layer {text!r} is no layer.", "Give its number, such as 6 or -1, or last, or all.")
+    return -1 if text == "last" else int(text)
 
 
 def seconds(option: str, text: str) -> float:

@@ -82,11 +82,18 @@ def print_detectors(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         title: The table's title.
-        rows: Each with `detector`, `metrics` (name -> value, low, high) and `cost`.
+        rows: Each with `detector`, `metrics` (name -> value, low, high), `comparisons` (reference -> difference) and
+            `cost`.
     """
-    table = Table(title=escape(title), caption="percent, with 95 % intervals; bootstrap over source texts")
+    compared = [name for name in ("rde", "msp") if any(name in row["comparisons"] for row in rows)]
+    caption = "percent, with 95 % intervals; bootstrap over source texts"
+    if compared:
+        caption += "; * differs from 0 at 5 % after Holm's correction"
+    table = Table(title=escape(title), caption=caption)
     table.add_column("detector")
-    for name in ("AUC", "TPR@10%FPR", "F1@10%FPR", "held-out TPR", "realised FPR"):
+    for name in ("AUC", *(f"less {name.upper()}" for name in compared), "TPR@10%FPR", "F1@10%FPR"):
+        table.add_column(name, justify="right")
+    for name in ("held-out TPR", "realised FPR"):
         table.add_column(name, justify="right")
     table.add_column("forwards", justify="right")
     table.add_column("ms/text", justify="right")
@@ -94,9 +101,11 @@ def print_detectors(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         metrics, cost = row["metrics"], row["cost"]
         table.add_row(
             escape(row["detector"]),
+            _interval(metrics["auc"]),
+            *(_difference(row["comparisons"].get(name)) for name in compared),
             *(
                 _interval(metrics[name])
-                for name in ("auc", "tpr_at_fpr_10", "f1_at_fpr_10", "heldout_tpr_10", "realised_fpr_10")
+                for name in ("tpr_at_fpr_10", "f1_at_fpr_10", "heldout_tpr_10", "realised_fpr_10")
             ),
             f"{cost['forwards_per_text']:g}",
             f"{cost['ms_per_text']:.1f}",
@@ -207,6 +216,14 @@ def _interval(metric: Mapping[str, float | None]) -> str:
     if metric["low"] is None or metric["high"] is None:
         return value
     return f"{value} [{100 * metric['low']:.1f}, {100 * metric['high']:.1f}]"
+
+
+def _difference(found: Mapping[str, Any] | None) -> str:
+    """A paired difference in points; a star where it is clear."""
+    if found is None:
+        return "-"
+    clear = found["p_holm"] is not None and found["p_holm"] < 0.05
+    return f"{100 * found['auc_difference']['value']:+.1f}{'*' if clear else ''}"
 
 
 def _percent(value: float) -> str:

@@ -209,6 +209,12 @@ class Run:
             )
 
 
+def run_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished run, whatever command made it."""
+    path = Path(folder) / MANIFEST
+    return path.is_file() and dict(read_json(path)).get("status") == "complete"
+
+
 def known_config(folder: Path) -> dict[str, Any]:
     """The configuration of a run that was begun in a folder, finished or not; empty where there is none."""
     folder = Path(folder)

@@ -1,24 +1,26 @@
 """The contract of a detector, and its small family by what a detector reads.
 
-Features and probabilities are computed once, outside, and handed to every detector; scores are float64 of shape
-(n,), **higher = more adversarial** everywhere.
+What a victim says of the texts themselves (probabilities, logits, features) is read once, outside, and handed to every
+detector; a detector that asks more (perturbed texts, gradients, another model) is attached to the victim and asks
+itself. Scores are float64 of shape (n,), **higher = more adversarial** everywhere.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import DataError, NotFittedError
-from harness.text.victims import VictimOutputs
+from harness.core.errors import ConfigurationError, DataError, NotFittedError
+from harness.text.victims import Victim, VictimOutputs
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -31,18 +33,33 @@ class DetectorInfo:
         title: How tables call it.
         paper: Where it was published.
         year: When.
-        reads: What it needs of the victim.
-        needs_adversarial_labels: Whether fitting needs adversarial texts.
-        forwards_per_text: Forward passes of the victim to score one text.
+        reads: What it needs: class probabilities (or logits), features of layers, perturbed texts, gradients at
+            tokens, a language model.
+        adversarial_texts: Whether it needs any: "none", or validation rows of an attack on which it "tunes" a
+            parameter (and has a default without), or on which it "trains". Those that train are in a class of their
+            own and never ranked with the others.
+        forwards_per_text: Forward passes of the victim to score one text, the plain one included; None where it
+            depends on the text.
+        at_most: Forwards that no text needs more of, where the number depends on the text and is bounded.
+        cost: All that scoring one text costs, such as "L + 1" for a text of L words.
+        scores_words: Whether it can say which words look substituted (`word_scores`).
     """
 
     name: str
     title: str
     paper: str
     year: int
-    reads: Literal["probabilities", "features"]
-    needs_adversarial_labels: bool
-    forwards_per_text: float
+    reads: Literal["probabilities", "features", "perturbed texts", "gradients", "language model"]
+    forwards_per_text: float | None
+    cost: str = "1"
+    at_most: float | None = None
+    adversarial_texts: Literal["none", "tunes", "trains"] = "none"
+    scores_words: bool = False
+
+    @property
+    def needs_adversarial_labels(self) -> bool:
+        """Whether it cannot be used without adversarial texts to train on."""
+        return self.adversarial_texts == "trains"
 
 
 class Detector(ABC):
@@ -53,6 +70,16 @@ class Detector(ABC):
     """
 
     info: ClassVar[DetectorInfo]
+    # Whether `fit_corpus` has to be called, with all clean training texts there are.
+    reads_corpus: ClassVar[bool] = False
+
+    def attach(self, victim: Victim) -> Self:
+        """Give it the victim to ask; called before `fit` and before `score`. Most detectors ask nothing.
+
+        Raises:
+            ConfigurationError: The victim, or another model it needs, cannot be asked what it asks.
+        """
+        return self
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -63,6 +90,15 @@ class Detector(ABC):
     def fit_rows(self) -> int | None:
         """How many training rows it wants: 0 for none, None for all there are."""
         return None
+
+    def fit_corpus(self, texts: Sequence[str]) -> None:
+        """Learn from clean training texts that the victim does not read, such as word counts; before `fit`."""
+        return None
+
+    @property
+    def other_forwards(self) -> int:
+        """Texts run through another model than the victim so far."""
+        return 0
 
     @abstractmethod
     def fit(self, outputs: VictimOutputs, labels: Labels) -> Self:
@@ -87,9 +123,36 @@ class Detector(ABC):
             NotFittedError: `fit` was not called.
         """
 
+    def fit_adversarial(self, outputs: VictimOutputs, adversarial: Bools) -> Self:
+        """Tune or train on validation rows of an attack; after `fit`. Only where `info.adversarial_texts` says so.
+
+        Args:
+            outputs: Outputs on n clean and adversarial texts.
+            adversarial: (n,), True for an adversarial text.
+
+        Returns:
+            Itself. Calling it again forgets what was tuned or trained before.
+        """
+        raise ConfigurationError(f"the detector {self.info.name!r} takes no adversarial texts.")
+
+    def word_scores(self, outputs: VictimOutputs) -> list[Floats]:
+        """How substituted each word of n texts looks; only where `info.scores_words` says so.
+
+        Returns:
+            For each text one float64 a word of `harness.text.words.find_words`, higher = more likely substituted.
+
+        Raises:
+            ConfigurationError: This detector says nothing of words.
+        """
+        raise ConfigurationError(f"the detector {self.info.name!r} says nothing of single words.")
+
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """The JSON-able constructor arguments."""
+
+    def facts(self) -> dict[str, Any]:
+        """What rows say of it, JSON-able: its parameters, with models by name and hash and never by path."""
+        return self.parameters()
 
     def arrays(self) -> Arrays:
         """The fitted arrays."""
@@ -117,14 +180,70 @@ class ProbabilityDetector(Detector):
         return {}
 
 
+class QueryDetector(Detector):
+    """A detector that asks the victim about texts of its own making, or for gradients.
+
+    A subclass asks `self.victim` and takes the texts from `texts_of(outputs)`.
+    """
+
+    def __init__(self) -> None:
+        self._victim: Victim | None = None
+        self._arrays: Arrays = {}
+
+    def attach(self, victim: Victim) -> Self:
+        """Give it the victim to ask."""
+        self._victim = victim
+        return self
+
+    @property
+    def victim(self) -> Victim:
+        """The victim it asks.
+
+        Raises:
+            NotFittedError: It was not attached to one.
+        """
+        if self._victim is None:
+            raise NotFittedError(f"the detector {self.info.name!r} has no victim to ask.", "Call attach(victim) first.")
+        return self._victim
+
+    @property
+    def fit_rows(self) -> int | None:
+        """None are wanted, unless a subclass says otherwise."""
+        return 0
+
+    def fit(self, outputs: VictimOutputs, labels: Labels) -> Self:
+        """Nothing to learn, unless a subclass says otherwise."""
+        return self
+
+    def parameters(self) -> dict[str, Any]:
+        """It has none, unless a subclass says otherwise."""
+        return {}
+
+    def arrays(self) -> Arrays:
+        """The fitted arrays."""
+        return dict(self._arrays)
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Take fitted arrays back."""
+        self._arrays = dict(arrays)
+        return self
+
+
 class FeatureDetector(Detector):
     """A detector that reads the class representation of one layer.
 
     Args:
         layer: Which one; -1 is the last.
+
+    Raises:
+        ConfigurationError: It is no number; such a detector cannot join layers.
     """
 
     def __init__(self, layer: int = -1) -> None:
+        if not isinstance(layer, int) or isinstance(layer, bool):
+            raise ConfigurationError(
+                f"the detector {self.info.name!r} reads one layer, not {layer!r}.", "Give a layer's number."
+            )
         self.layer = layer
         self._arrays: Arrays = {}
 
@@ -171,6 +290,28 @@ class FeatureDetector(Detector):
         if wanted not in outputs.features:
             raise DataError(f"the features of layer {self.layer} were not read.")
         return outputs.features[wanted].astype(np.float64)
+
+
+def texts_of(outputs: VictimOutputs) -> tuple[str, ...]:
+    """The texts that outputs are of.
+
+    Raises:
+        DataError: They are not at hand.
+    """
+    if outputs.texts is None:
+        raise DataError("the texts themselves are not at hand, and this detector reads them.")
+    return outputs.texts
+
+
+def logits_of(outputs: VictimOutputs) -> Floats:
+    """The logits of n texts, (n, classes).
+
+    Raises:
+        DataError: They are not at hand.
+    """
+    if outputs.logits is None:
+        raise DataError("the logits are not at hand, only probabilities.")
+    return outputs.logits
 
 
 def rows_of_class(labels: Labels, classes: int, minimum: int, detector: str) -> list[NDArray[np.int64]]:

@@ -6,7 +6,6 @@ used again for every attack on that victim. State is safetensors and JSON.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,20 @@ from harness.core.errors import ConfigurationError, DataError, HarnessError, Mis
 from harness.core.files import atomic_writer, cache_folder, hash_file, hash_json, read_json, write_json
 from harness.core.runs import versions
 from harness.detectors.base import Detector
+from harness.detectors.joint_detector import JOINT, JointDetector
+from harness.detectors.layered import checked_layer
 from harness.detectors.registry import DETECTORS
+from harness.detectors.specs import constructor_parameters
 from harness.text.datasets import TextDataset
 from harness.text.reading import read_texts
-from harness.text.victims import Victim, VictimOutputs
+from harness.text.victims import Victim
 
 DETECTOR_FILE, STATE_FILE = "detector.json", "state.safetensors"
 _FORMAT = 1
 
 
 def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], seed: int = 0) -> Detector:
-    """An unfitted detector for a victim.
+    """An unfitted detector, attached to a victim.
 
     Args:
         name: A name in the registry.
@@ -41,7 +43,7 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], see
     """
     kind = DETECTORS.get(name)
     given = {key: value for key, value in parameters.items() if value is not None}
-    known = set(inspect.signature(kind).parameters)
+    known = constructor_parameters(name)
     foreign = sorted(set(given) - known)
     if foreign:
         raise ConfigurationError(
@@ -51,8 +53,9 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], see
     if "seed" in known:
         given["seed"] = seed
     if "layer" in known:
-        given["layer"] = victim.layer(given.get("layer", -1))
-    return kind(**given)
+        layer = checked_layer(given.get("layer", -1))
+        given["layer"] = layer if isinstance(layer, str) else victim.layer(layer)
+    return kind(**given).attach(victim)
 
 
 def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextDataset | None, seed: int = 0) -> int:
@@ -72,7 +75,7 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
     Raises:
         DataError: Training texts are needed and missing, or too few.
     """
-    waiting = [detector for detector in detectors if detector.fit_rows != 0]
+    waiting = [detector for detector in detectors if detector.fit_rows != 0 or detector.reads_corpus]
     if not waiting:
         return 0
     if train is None:
@@ -98,22 +101,12 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
     layers = sorted({victim.layer(layer) for detector, _ in unfitted for layer in detector.layers})
     reading = read_texts(victim, [train.texts[i] for i in needed], layers, what="reading training texts")
     for (detector, folder), drawn in zip(unfitted, draws, strict=True):
+        if detector.reads_corpus:
+            detector.fit_corpus(train.texts)
         rows = np.searchsorted(needed, drawn)
         detector.fit(reading.outputs.take(rows), train.labels[drawn])
         save_detector(folder, detector, {"truncated": reading.outputs.truncated})
     return max(truncated, reading.outputs.truncated)
-
-
-def score(detector: Detector, outputs: VictimOutputs) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Scores of a detector, checked for shape and NaN.
-
-    Raises:
-        DataError: The detector gave a NaN; it is named.
-    """
-    scores = np.asarray(detector.score(outputs), dtype=np.float64)
-    if scores.shape != (len(outputs.probabilities),) or np.isnan(scores).any():
-        raise DataError(f"the detector {detector.info.name!r} gave NaN, or not one score a text.")
-    return scores
 
 
 def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) -> None:
@@ -153,7 +146,8 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
     if facts.get("format") != _FORMAT:
         raise ConfigurationError(f"{folder} holds a detector of format {facts.get('format')}, this reads {_FORMAT}.")
     try:
-        detector = DETECTORS.get(facts["detector"])(**facts["parameters"])
+        kind = JointDetector if facts["detector"] == JOINT else DETECTORS.get(facts["detector"])
+        detector = kind(**facts["parameters"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{folder / DETECTOR_FILE} is damaged: {error}.", "Fit the detector again.") from error
     if not _state_holds(folder, facts):

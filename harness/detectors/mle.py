@@ -34,7 +34,6 @@ class MLE(FeatureDetector):
         paper="Yoo et al., Findings of ACL 2022",
         year=2022,
         reads="features",
-        needs_adversarial_labels=False,
         forwards_per_text=1,
     )
 

@@ -1,4 +1,4 @@
-"""Robust density estimation: kernel PCA, then one robust Gaussian a class.
+"""Robust density estimation: PCA with or without a kernel, then one robust Gaussian a class.
 
 From Yoo, Kim, Jang and Kwak, *Detection of Word Adversarial Examples in Text Classification: Benchmark and
 Baseline via Robust Density Estimation*, Findings of ACL 2022 (arXiv 2203.01677).
@@ -6,8 +6,12 @@ Baseline via Robust Density Estimation*, Findings of ACL 2022 (arXiv 2203.01677)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +26,8 @@ from harness.detectors.base import (
     mahalanobis,
     rows_of_class,
 )
-
-_CHUNK = 2048  # rows of the kernel matrix computed at once, to bound memory
+from harness.detectors.kernel_pca import KernelProjection, fit_kernel_pca
+from harness.detectors.mcd import RobustGaussian, empirical_gaussian, minimum_covariance_determinant
 
 
 class RDEEmpirical(FeatureDetector):
@@ -34,9 +38,9 @@ class RDEEmpirical(FeatureDetector):
 
     Args:
         layer: The layer whose class representation is read; -1 is the last.
-        components: Dimensions kept by kernel PCA.
+        components: Dimensions kept by PCA.
         rows: Training rows drawn over all classes.
-        seed: Seed of the robust estimator (unused here, kept so that both variants are built alike).
+        seed: Seed of the robust estimator (unused here, kept so that all variants are built alike).
     """
 
     info: ClassVar[DetectorInfo] = DetectorInfo(
@@ -45,7 +49,6 @@ class RDEEmpirical(FeatureDetector):
         paper="Yoo et al., Findings of ACL 2022",
         year=2022,
         reads="features",
-        needs_adversarial_labels=False,
         forwards_per_text=1,
     )
 
@@ -56,26 +59,23 @@ class RDEEmpirical(FeatureDetector):
         self.components = components
         self.rows = rows
         self.seed = seed
-        self._reference: Floats | None = None
+        self._project: Callable[[Floats], Floats] | None = None
 
     @property
     def fit_rows(self) -> int | None:
-        """The number of rows that kernel PCA is fitted on."""
+        """The number of rows that PCA is fitted on."""
         return self.rows
 
     def parameters(self) -> dict[str, Any]:
         """The constructor arguments."""
         return {**super().parameters(), "components": self.components, "rows": self.rows, "seed": self.seed}
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> RDEEmpirical:
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Take fitted arrays back."""
-        self._reference = None
-        super().restore(arrays)
-        return self
+        self._project = None
+        return super().restore(arrays)
 
     def _fit(self, features: Floats, labels: Labels, classes: int) -> Arrays:
-        from sklearn.decomposition import KernelPCA
-
         if len(features) <= self.components:
             raise DataError(
                 f"{self.info.title} needs more training rows than components: it has {len(features)} rows "
@@ -83,71 +83,52 @@ class RDEEmpirical(FeatureDetector):
                 "Give it more training texts, or lower --components.",
             )
         class_rows = rows_of_class(labels, classes, self.components + 1, self.info.title)
-        # ARPACK finds the leading components alone, to the same precision and several times faster than the full
-        # decomposition; it needs far fewer components than rows.
-        solver = "arpack" if len(features) > 10 * self.components else "dense"
-        pca = KernelPCA(self.components, kernel="rbf", eigen_solver=solver, random_state=0).fit(features)
-        positive = pca.eigenvalues_ > 0
-        directions = np.zeros_like(pca.eigenvectors_)
-        directions[:, positive] = pca.eigenvectors_[:, positive] / np.sqrt(pca.eigenvalues_[positive])
-        kernel_means, grand_mean = pca._centerer.K_fit_rows_, pca._centerer.K_fit_all_
-        self._reference = None
-        # Features are float32 at the source, so nothing is lost in keeping them so.
-        self._arrays = {
-            "reference": features.astype(np.float32),
-            "directions": directions,
-            "kernel_means": kernel_means,
-            "kernel_grand_mean": np.array([grand_mean]),
-        }
-        reduced = self._reduce(features)
-        estimates = [self._estimate(reduced[rows]) for rows in class_rows]
-        return {
-            **self._arrays,
-            "means": np.stack([mean for mean, _ in estimates]),
-            "precisions": np.stack([precision for _, precision in estimates]),
-        }
+        for c, rows in enumerate(class_rows):
+            # Features of one and the same text differ in the last bits of float32 from batch to batch.
+            if np.ptp(features[rows], axis=0).max() <= 1e-6 * np.abs(features[rows]).max():
+                raise DataError(
+                    f"class {c}: the covariance of {len(rows)} training rows is singular: their features are all the "
+                    "same.",
+                    "Choose another layer, or give it more varied training texts.",
+                )
+        self._project = None
+        arrays, reduced = self._fit_reduction(features)
+        return arrays | self._fit_gaussians([reduced[rows] for rows in class_rows])
 
     def _score(self, features: Floats, predictions: Labels) -> Floats:
-        reduced = self._reduce(features)
-        return mahalanobis(reduced, predictions, self._arrays["means"], self._arrays["precisions"])
+        if self._project is None:
+            self._project = self._projection(self._arrays)
+        return mahalanobis(self._project(features), predictions, self._arrays["means"], self._arrays["precisions"])
 
-    def _estimate(self, reduced: Floats) -> tuple[Floats, Floats]:
-        """Mean and inverse covariance of one class in the reduced space."""
-        from sklearn.covariance import EmpiricalCovariance
+    def _fit_reduction(self, features: Floats) -> tuple[Arrays, Floats]:
+        """From (n, d) features to what `_projection` takes, and the features' own projections (n, components)."""
+        return fit_kernel_pca(features, self.components, self.info.title)
 
-        fit = EmpiricalCovariance().fit(reduced)
-        return fit.location_, fit.precision_
+    def _projection(self, arrays: Mapping[str, NDArray[Any]]) -> Callable[[Floats], Floats]:
+        """What projects (n, d) features to (n, components)."""
+        return KernelProjection(arrays)
 
-    def _reduce(self, features: Floats) -> Floats:
-        """Project (n, d) features on the kernel principal components, (n, components)."""
-        from sklearn.metrics.pairwise import rbf_kernel
-
-        arrays = self._arrays
-        if self._reference is None:
-            self._reference = arrays["reference"].astype(np.float64)
-        gamma = 1.0 / self._reference.shape[1]
-        parts = []
-        for start in range(0, len(features), _CHUNK):
-            kernel = rbf_kernel(features[start : start + _CHUNK], self._reference, gamma=gamma)
-            row_means = kernel.mean(axis=1, keepdims=True)
-            kernel -= arrays["kernel_means"]
-            kernel -= row_means
-            kernel += arrays["kernel_grand_mean"][0]
-            parts.append(kernel @ arrays["directions"])
-        return np.concatenate(parts) if parts else np.zeros((0, self.components))
+    def _fit_gaussians(self, reduced: list[Floats]) -> Arrays:
+        """`means` (classes, p) and `precisions` (classes, p, p) from each class's (n, p) projections."""
+        fits = []
+        for c, rows in enumerate(reduced):
+            with _naming(c):
+                fits.append(empirical_gaussian(rows))
+        return {"means": np.stack([mean for mean, _ in fits]), "precisions": np.stack([inverse for _, inverse in fits])}
 
 
 class RDE(RDEEmpirical):
     """RDE: RBF kernel PCA, then the minimum covariance determinant (MCD) estimate of each gold class.
 
-    MCD is scikit-learn's `MinCovDet` with its default support, about (n + p + 1) / 2n of the rows, reweighted, and
-    with a fixed seed.
+    The estimate is scikit-learn's `MinCovDet`, seeded, in less time (`minimum_covariance_determinant`): by default
+    about (n + p + 1) / 2n of the rows, reweighted.
 
     Args:
         layer: The layer whose class representation is read; -1 is the last.
-        components: Dimensions kept by kernel PCA.
+        components: Dimensions kept by PCA.
         rows: Training rows drawn over all classes.
         seed: Seed of MCD's random subsets.
+        support: Share of a class's rows that MCD rests on before reweighting, h in the paper's ablation.
     """
 
     info: ClassVar[DetectorInfo] = DetectorInfo(
@@ -156,16 +137,99 @@ class RDE(RDEEmpirical):
         paper="Yoo et al., Findings of ACL 2022",
         year=2022,
         reads="features",
-        needs_adversarial_labels=False,
         forwards_per_text=1,
     )
 
-    def _estimate(self, reduced: Floats) -> tuple[Floats, Floats]:
-        from sklearn.covariance import MinCovDet
+    def __init__(
+        self,
+        layer: int = -1,
+        components: int = 100,
+        rows: int = 8000,
+        seed: int = 0,
+        support: float | None = None,
+    ) -> None:
+        super().__init__(layer, components, rows, seed)
+        if support is not None and not 0 < support <= 1:
+            raise ConfigurationError(f"a support of {support} is no share of the rows.", "Give it in (0, 1].")
+        self.support = support
+
+    def parameters(self) -> dict[str, Any]:
+        """The constructor arguments."""
+        return {**super().parameters(), "support": self.support}
+
+    def facts(self) -> dict[str, Any]:
+        """The parameters and, once fitted, what MCD rests on in each class and whether it had to fall back."""
+        told = {"mcd": json.loads(self._arrays["mcd"].tobytes())} if "mcd" in self._arrays else {}
+        return {**super().facts(), **told}
+
+    def _fit_gaussians(self, reduced: list[Floats]) -> Arrays:
         from threadpoolctl import threadpool_limits
 
-        # MCD is thousands of products of 100 x 100 matrices: the threads of BLAS spend their time waiting for each
-        # other (measured: 10 times slower with two threads than with one).
-        with threadpool_limits(limits=1, user_api="blas"):
-            fit = MinCovDet(random_state=self.seed).fit(reduced)
-            return fit.location_, fit.get_precision()
+        def fit(c: int) -> RobustGaussian:
+            with _naming(c):
+                return minimum_covariance_determinant(reduced[c], self.support, self.seed)
+
+        # Thousands of small products, for which threads inside BLAS wait on each other: one class a thread instead.
+        with (
+            threadpool_limits(limits=1, user_api="blas"),
+            ThreadPoolExecutor(min(len(reduced), os.cpu_count() or 1)) as pool,
+        ):
+            fits = list(pool.map(fit, range(len(reduced))))
+        told = json.dumps([{"class": c, **found.facts()} for c, found in enumerate(fits)])
+        return {
+            "means": np.stack([found.mean for found in fits]),
+            "precisions": np.stack([found.precision for found in fits]),
+            "mcd": np.frombuffer(told.encode(), dtype=np.uint8),
+        }
+
+
+class RDELinear(RDE):
+    """RDE with linear PCA in the place of kernel PCA, as in the paper's ablation.
+
+    Args:
+        layer: The layer whose class representation is read; -1 is the last.
+        components: Dimensions kept by PCA, at most those of the features.
+        rows: Training rows drawn over all classes.
+        seed: Seed of MCD's random subsets.
+        support: Share of a class's rows that MCD rests on before reweighting.
+    """
+
+    info: ClassVar[DetectorInfo] = DetectorInfo(
+        name="rde-linear",
+        title="RDE (linear PCA)",
+        paper="Yoo et al., Findings of ACL 2022",
+        year=2022,
+        reads="features",
+        forwards_per_text=1,
+    )
+
+    def _fit_reduction(self, features: Floats) -> tuple[Arrays, Floats]:
+        d = features.shape[1]
+        if d < self.components:
+            raise DataError(
+                f"{self.info.title} cannot reduce features of {d} dimensions to {self.components} components.",
+                f"Give it --components {d} or fewer.",
+            )
+        centre = features.mean(axis=0)
+        moved = features - centre
+        _, vectors = np.linalg.eigh(moved.T @ moved)
+        directions = np.ascontiguousarray(vectors[:, ::-1][:, : self.components])
+        return {"centre": centre, "directions": directions}, moved @ directions
+
+    def _projection(self, arrays: Mapping[str, NDArray[Any]]) -> Callable[[Floats], Floats]:
+        centre, directions = arrays["centre"], arrays["directions"]
+
+        def project(features: Floats) -> Floats:
+            projected: Floats = (features - centre) @ directions
+            return projected
+
+        return project
+
+
+@contextmanager
+def _naming(c: int) -> Iterator[None]:
+    """Have an error name the class."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"class {c}: {error.message}", error.hint) from error

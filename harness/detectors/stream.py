@@ -17,6 +17,7 @@ from harness.core.errors import DataError, MissingFileError
 from harness.core.files import atomic_writer
 from harness.core.progress import Progress
 from harness.detectors.base import Detector
+from harness.detectors.decisions import ADVERSARIAL, Calibration
 from harness.detectors.fitting import score
 from harness.text.columns import is_missing
 from harness.text.local_files import long_cells
@@ -25,14 +26,16 @@ from harness.text.victims import Victim
 CHUNK = 512
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 OUTPUT_COLUMNS = ("id", "label", "probability", "score")
+DECISION_COLUMNS = ("p_value", "decision")
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What was scored."""
+    """What was scored: texts, how many were cut, and how many were flagged where the detector is calibrated."""
 
     texts: int
     truncated: int
+    flagged: int | None = None
 
 
 def score_stream(
@@ -43,17 +46,19 @@ def score_stream(
     *,
     text_column: str = "text",
     id_column: str = "id",
+    calibration: Calibration | None = None,
 ) -> ScoreSummary:
     """Score every text of `source` and write id, predicted label, its probability and the score.
 
     Args:
-        detector: A fitted detector.
+        detector: A fitted detector; it is attached to the victim.
         victim: The classifier it was fitted on.
         source: A .txt (one text a line), .jsonl, .csv, .tsv or .parquet file, or `-` for lines on standard input.
         out: A .csv, .jsonl or .parquet file, or `-` for CSV on standard output, written chunk by chunk. In CSV an
             id that a spreadsheet would run as a formula is marked by an apostrophe (`core.csv_cells`).
         text_column: Column of the texts, where there are columns.
         id_column: Column of the ids; where it is absent the id is the number of the text, from 0.
+        calibration: Adds the columns p_value (split-conformal) and decision (`adversarial` or `clean`).
 
     Raises:
         DataError: An empty, missing or unreadable text; it is named by its number. No file is written then.
@@ -64,13 +69,18 @@ def score_stream(
     first = list(itertools.islice(texts, CHUNK))
     if not first:
         raise DataError(f"there are no texts in {_called(source)}.")
-    count = truncated = 0
-    with _writer(out) as write, Progress("scoring", total=None, unit="text") as bar:
+    detector = detector.attach(victim)
+    count = truncated = flagged = 0
+    with (
+        _writer(out, OUTPUT_COLUMNS + (DECISION_COLUMNS if calibration else ())) as write,
+        Progress("scoring", total=None, unit="text") as bar,
+    ):
         chunk = first
         while chunk:
             outputs = victim.read([text for _, text in chunk], detector.layers)
             scores = score(detector, outputs)
             labels = outputs.predictions
+            decided = calibration.decide(scores) if calibration else [{}] * len(chunk)
             for row, (identity, _) in enumerate(chunk):
                 write(
                     {
@@ -78,13 +88,15 @@ def score_stream(
                         "label": int(labels[row]),
                         "probability": float(outputs.probabilities[row, labels[row]]),
                         "score": float(scores[row]),
+                        **decided[row],
                     }
                 )
+            flagged += sum(one.get("decision") == ADVERSARIAL for one in decided)
             count += len(chunk)
             truncated += outputs.truncated
             bar.advance(len(chunk))
             chunk = list(itertools.islice(texts, CHUNK))
-    return ScoreSummary(count, truncated)
+    return ScoreSummary(count, truncated, flagged if calibration else None)
 
 
 def _called(source: str) -> str:
@@ -230,10 +242,10 @@ def _parquet_rows(path: Path, text_column: str, id_column: str) -> Iterator[dict
 
 
 @contextmanager
-def _writer(out: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _writer(out: str, columns: tuple[str, ...] = OUTPUT_COLUMNS) -> Iterator[Callable[[dict[str, Any]], None]]:
     """A function that writes one row; a file takes its name only when all rows are written."""
     if out == "-":
-        yield _csv_writer(sys.stdout)
+        yield _csv_writer(sys.stdout, columns)
         return
     path = Path(out)
     suffix = path.suffix.lower()
@@ -243,8 +255,8 @@ def _writer(out: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = (pa.string(), pa.int64(), pa.float64(), pa.float64())
-        schema = pa.schema(list(zip(OUTPUT_COLUMNS, types, strict=True)))
+        types = {"id": pa.string(), "label": pa.int64(), "decision": pa.string()}
+        schema = pa.schema([(name, types.get(name, pa.float64())) for name in columns])
         with atomic_writer(path) as handle, pq.ParquetWriter(handle, schema) as table:
             waiting: list[dict[str, Any]] = []
 
@@ -258,15 +270,15 @@ def _writer(out: str) -> Iterator[Callable[[dict[str, Any]], None]]:
             table.write_table(pa.Table.from_pylist(waiting, schema=schema))
     elif suffix in (".csv", ".jsonl"):
         with atomic_writer(path, "w") as handle:
-            yield _csv_writer(handle) if suffix == ".csv" else _jsonl_writer(handle)
+            yield _csv_writer(handle, columns) if suffix == ".csv" else _jsonl_writer(handle)
     else:
         raise DataError(f"cannot write scores to {out}.", "Use a .csv, .jsonl or .parquet file, or -.")
 
 
-def _csv_writer(handle: IO[str]) -> Callable[[dict[str, Any]], None]:
-    plain = csv.DictWriter(handle, OUTPUT_COLUMNS, lineterminator="\n")
+def _csv_writer(handle: IO[str], columns: tuple[str, ...]) -> Callable[[dict[str, Any]], None]:
+    plain = csv.DictWriter(handle, columns, lineterminator="\n")
     # Python 3.11 leaves a carriage return bare, which ends a line for every reader.
-    quoted = csv.DictWriter(handle, OUTPUT_COLUMNS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    quoted = csv.DictWriter(handle, columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     plain.writeheader()
     return lambda row: (quoted if "\r" in row["id"] else plain).writerow({**row, "id": safe_cell(row["id"])})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from harness.core.runs import read_run
 from harness.text.adversarial import ROWS_FILE, AdversarialRow, read_rows
 from harness.text.datasets import TextDataset, source_key
 from harness.text.sources import load_from_pointer
+from harness.text.verification import reanswered
 from harness.text.victims import Victim
 
 # A few texts stand in both splits of published datasets; more means that train and test are one.
@@ -21,18 +23,42 @@ _LARGEST_LEAK = 0.1
 
 @dataclass(frozen=True)
 class EvaluatedAttack:
-    """Everything an evaluation needs of one attack."""
+    """Everything an evaluation needs of one attack.
+
+    Attributes:
+        folder: Where it lies.
+        rows: Its rows, as the victim that is evaluated answers them.
+        rows_hash: Hash of the file of rows.
+        victim: The victim that is evaluated.
+        train: Its training texts.
+        asked_again: Where the victim that was attacked is another, or read in another precision: which, and how
+            many rows end otherwise now. None where the rows are as the attack left them.
+    """
 
     folder: Path
     rows: list[AdversarialRow]
     rows_hash: str
     victim: Victim
     train: TextDataset | None
+    asked_again: dict[str, Any] | None = None
 
     @property
     def dataset(self) -> str:
         """Name of the attacked dataset."""
         return self.rows[0].dataset
+
+    @property
+    def goal(self) -> str:
+        """What the attack wanted, in a word or two: `flip`, or what came on top of it."""
+        head = self.rows[0]
+        parts = [
+            "flip" if head.goal == "untargeted" else head.goal,
+            "" if head.target_class is None else f"to {head.target_class}",
+            "" if head.min_confidence is None else f"p >= {head.min_confidence:g}",
+            "" if head.evaded is None else f"past {json.loads(head.evaded)['detector']}",
+            "" if self.asked_again is None or "victim" not in self.asked_again else "transferred",
+        ]
+        return ", ".join(filter(None, parts))
 
     @property
     def recipe(self) -> str:
@@ -49,6 +75,9 @@ class EvaluatedAttack:
             **dict(sorted(Counter(row.result for row in self.rows).items())),
             "seed": head.seed,
             "goal": head.goal,
+            "min_confidence": head.min_confidence,
+            "evaded": None if head.evaded is None else json.loads(head.evaded)["detector"],
+            "asked_again": self.asked_again,
             "recipe_parameters": head.recipe_parameters,
             "textattack_version": head.textattack_version,
         }
@@ -62,6 +91,7 @@ def load_attack(
     needs_training_texts: bool = True,
     dtype: str = "fp32",
     max_length: int | None = None,
+    transfer: bool = False,
 ) -> EvaluatedAttack:
     """Load a finished attack or an imported log with its victim and the victim's training texts.
 
@@ -72,6 +102,8 @@ def load_attack(
         needs_training_texts: Whether a detector will be fitted; they are loaded wherever the run says where from.
         dtype: The victim's arithmetic.
         max_length: Tokens a text may have; by default as in the attack.
+        transfer: Whether `victim` may be another than the attacked one: its answers then decide which texts are
+            adversarial.
 
     Raises:
         VictimError: The victim is not the one that was attacked.
@@ -89,12 +121,7 @@ def load_attack(
             f"{folder} does not say which victim was attacked: it is an imported log.", "Pass --victim."
         )
     model = Victim.load(spec, dtype=dtype, max_length=max_length or config.get("max_length"))
-    known = rows[0].victim_hash
-    if known is not None and known != model.hash:
-        raise VictimError(
-            f"the victim {spec} is not the one that was attacked in {folder}: its weights hash differs.",
-            "Evaluate on the attacked victim, or attack this one.",
-        )
+    rows, asked_again = _as_answered(folder, rows, model, config, transfer)
     pointer = dataset or sources.get("dataset")
     if pointer is None and needs_training_texts:
         raise ConfigurationError(
@@ -110,4 +137,26 @@ def load_attack(
                 f"{leaked} of the {len(rows)} attacked texts of {folder} are training texts of {train.name!r}.",
                 "Attack a split that victim and detectors were not trained on.",
             )
-    return EvaluatedAttack(Path(folder), rows, hash_file(Path(folder) / ROWS_FILE), model, train)
+    return EvaluatedAttack(Path(folder), rows, hash_file(Path(folder) / ROWS_FILE), model, train, asked_again)
+
+
+def _as_answered(
+    folder: Path, rows: list[AdversarialRow], victim: Victim, config: dict[str, Any], transfer: bool
+) -> tuple[list[AdversarialRow], dict[str, Any] | None]:
+    """The rows as the victim that is evaluated answers them, and what that changed."""
+    head, facts = rows[0], {}
+    if head.victim_hash is not None and head.victim_hash != victim.hash:
+        if not transfer:
+            raise VictimError(
+                f"the victim {victim.name!r} is not the one that was attacked in {folder}: its weights hash differs.",
+                "Evaluate on the attacked victim, attack this one, or ask how the texts transfer with --other-victim.",
+            )
+        facts = {"victim": head.victim, "victim_hash": head.victim_hash}
+    precision = config.get("dtype", victim.dtype)
+    if precision != victim.dtype:
+        facts["dtype"] = precision
+    if not facts:
+        return rows, None
+    answered = reanswered(rows, victim)
+    changed = sum(before.result != after.result for before, after in zip(rows, answered, strict=True))
+    return answered, {**facts, "other_results": changed}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.core.conformal import threshold_at_fpr
 from harness.core.errors import ConfigurationError, VictimError
 from harness.detectors.fitting import load_detector, score
-from harness.evaluation.metrics import threshold_at_fpr
 from harness.text.datasets import TextDataset, source_key
 from harness.text.victims import Victim
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.core.conformal import checked_scores
+from harness.core.conformal import threshold_at_fpr as threshold_at_fpr  # noqa: PLC0414 - kept importable from here
 from harness.core.errors import DataError
 from harness.core.stats import iter_cluster_weights, percentile_interval
 
@@ -75,35 +77,6 @@ def detection_metrics(
     if weights is None:
         return {k: float(v[0]) for k, v in ranking.metrics(np.ones((1, ranking.size))).items()}
     return _by_chunk(ranking.metrics, _checked_weights(weights, ranking.size))
-
-
-def threshold_at_fpr(clean_scores: ArrayLike, fpr: float) -> float:
-    """A threshold for a promised false-positive rate from held-out clean texts: flag when score > threshold.
-
-    The threshold is the k-th smallest of the m scores, k = ceil((m + 1)(1 - fpr)): the order statistic of
-    split-conformal prediction (Vovk et al., 2005; Lei et al., JASA 2018). If the held-out and the new clean
-    texts are exchangeable, the false-positive rate is at most `fpr` in expectation over both draws, with ties
-    too. It is an expectation: one draw of held-out texts may realise more, so the realised rate is reported
-    beside every TPR.
-
-    Args:
-        clean_scores: Scores of clean texts that were used for nothing else, shape (m,).
-        fpr: Promised rate, at least 0 and below 1.
-
-    Returns:
-        The threshold; infinity, so that nothing can be flagged, where m is too small for the promise (k > m).
-
-    Raises:
-        DataError: If a score is NaN, or there are none.
-        ValueError: If `fpr` is out of range, or the scores are not a vector.
-    """
-    if not 0 <= fpr < 1:
-        raise ValueError(f"fpr must be at least 0 and below 1, got {fpr}.")
-    scores = _checked_scores(clean_scores)
-    m = scores.size
-    # Less a slack: 20 * (1 - 0.05) must not become 20 by rounding.
-    k = max(1, math.ceil((m + 1) * (1 - fpr) - 1e-9))
-    return float(np.partition(scores, k - 1)[k - 1]) if k <= m else math.inf
 
 
 @overload
@@ -243,7 +216,7 @@ def mean_over_seeds(
         raise ValueError("every seed must have thresholds of the same names.")
 
     samples = [_Scored(s, a, t) for s, a, t in zip(scores, adversarial, held_out, strict=True)]
-    codes = _global_codes(clusters, [sample.size for sample in samples])
+    codes = global_codes(clusters, [sample.size for sample in samples])
     bounds = np.cumsum([0, *(sample.size for sample in samples)])
 
     values = _mean([sample.metrics(np.ones((1, sample.size))) for sample in samples])
@@ -373,8 +346,16 @@ def _by_chunk(metrics: Callable[[NDArray[Any]], dict[str, Floats]], weights: NDA
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _global_codes(clusters: Sequence[ArrayLike], sizes: Sequence[int]) -> NDArray[np.int64]:
-    """The source texts of all samples as one vector of integers, equal where the names are equal."""
+def global_codes(clusters: Sequence[ArrayLike], sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The source texts of all samples as one vector of integers, equal where the names are equal.
+
+    Args:
+        clusters: The source text of each row, for each sample: integers in all, or strings in all.
+        sizes: Rows of each sample.
+
+    Raises:
+        ValueError: If sizes do not fit, or the names are of different kinds.
+    """
     arrays = [np.asarray(c) for c in clusters]
     arrays = [a.astype(np.str_) if a.dtype.kind == "O" else a for a in arrays]
     if any(a.shape != (size,) for a, size in zip(arrays, sizes, strict=True)):
@@ -384,23 +365,8 @@ def _global_codes(clusters: Sequence[ArrayLike], sizes: Sequence[int]) -> NDArra
     return np.unique(np.concatenate(arrays), return_inverse=True)[1].astype(np.int64)
 
 
-def _checked_scores(scores: ArrayLike) -> Floats:
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"scores must be a vector, got shape {values.shape}.")
-    if values.size == 0:
-        raise DataError("there are no scores.", "Score at least one text.")
-    missing = int(np.isnan(values).sum())
-    if missing:
-        raise DataError(
-            f"{missing} of {values.size} scores are NaN.",
-            "Look for empty texts or an overflow in half precision.",
-        )
-    return values
-
-
 def _checked(scores: ArrayLike, adversarial: ArrayLike) -> tuple[Floats, Bools]:
-    values, labels = _checked_scores(scores), np.asarray(adversarial)
+    values, labels = checked_scores(scores), np.asarray(adversarial)
     if labels.shape != values.shape:
         raise ValueError(f"{values.shape} scores do not fit {labels.shape} labels.")
     if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from harness.core.files import atomic_writer, hash_file, hash_json, write_json
 from harness.core.runs import Run
 from harness.detectors.fitting import DETECTOR_FILE
 from harness.detectors.registry import DETECTORS
+from harness.detectors.specs import canonical_spec, parse_spec
 from harness.evaluation.attacks import EvaluatedAttack, load_attack
 from harness.evaluation.detection import AttackResult, EvaluationSettings, evaluate_attack
 from harness.evaluation.figures import draw_histograms, draw_roc
@@ -34,11 +36,19 @@ class EvaluationRequest:
     label_column: str | None = None
     dtype: str = "fp32"
     max_length: int | None = None
+    transfer: bool = False
+    tune_attack: Path | None = None
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """One attack's detectors, averaged over seeds, with what has to be said beside them."""
+    """One attack's detectors, averaged over seeds, with what has to be said beside them.
+
+    Attributes:
+        title: What was evaluated on what.
+        rows: A line a detector, those that trained on adversarial texts last.
+        notes: What has to be said beside the figures, detectors that could not be used among it.
+    """
 
     title: str
     rows: list[dict[str, Any]]
@@ -64,34 +74,36 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
     Raises:
         HarnessError: Whatever is wrong with the input; nothing is written then.
     """
-    if len(set(request.detectors)) < len(request.detectors):
-        raise ConfigurationError("a detector is named twice.", "Name each detector once.")
     folders = {name: Path(name) for name in request.detectors if (Path(name) / DETECTOR_FILE).is_file()}
-    fresh = [DETECTORS.get(name) for name in request.detectors if name not in folders]
+    specs = [name if name in folders else canonical_spec(name) for name in request.detectors]
+    if len(set(specs)) < len(specs):
+        raise ConfigurationError("a detector is named twice.", "Name each detector once.")
+    fresh = [DETECTORS.get(parse_spec(name)[0]) for name in specs if name not in folders]
     pointer = None
     if request.dataset is not None:
         pointer = dataset_pointer(request.dataset, request.text_column, request.label_column)
-    attacks = [
-        load_attack(
-            folder,
-            victim=request.victim,
-            dataset=pointer,
-            needs_training_texts=any(kind.info.reads != "probabilities" for kind in fresh),
-            dtype=request.dtype,
-            max_length=request.max_length,
-        )
-        for folder in request.attacks
-    ]
+    load = partial(
+        load_attack,
+        victim=request.victim,
+        dataset=pointer,
+        needs_training_texts=any(kind.info.reads != "probabilities" for kind in fresh),
+        dtype=request.dtype,
+        max_length=request.max_length,
+        transfer=request.transfer,
+    )
+    attacks = [load(folder) for folder in request.attacks]
+    tune_attack = None if request.tune_attack is None else load(request.tune_attack)
     config = {
         "attacks": [_identity(attack) for attack in attacks],
-        "detectors": [hash_file(folders[n] / DETECTOR_FILE) if n in folders else n for n in request.detectors],
+        "tune_attack": None if tune_attack is None else _identity(tune_attack),
+        "detectors": [hash_file(folders[n] / DETECTOR_FILE) if n in folders else n for n in specs],
         "parameters": dict(request.parameters),
         **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(request.settings).items()},
     }
     name = hash_json(config)[:8]
     with Run(out or Path("runs", f"eval-{name}"), "eval detect", config) as run:
         results = [
-            evaluate_attack(attack, request.detectors, request.parameters, request.settings, run.id, folders)
+            evaluate_attack(attack, specs, request.parameters, request.settings, run.id, folders, tune_attack)
             for attack in attacks
         ]
         run.finish(_write(run, results), seeds=list(request.settings.seeds))
@@ -120,9 +132,18 @@ def _write(run: Run, results: Sequence[AttackResult]) -> list[str]:
             {
                 "rows": [row for detector in result.detectors for row in detector.rows],
                 "mean_over_seeds": {
-                    detector.detector: {"metrics": detector.mean, "cost": detector.cost}
+                    detector.detector: {
+                        "title": detector.title,
+                        "metrics": detector.mean,
+                        "comparisons": detector.comparisons,
+                        "words": detector.words,
+                        "cost": detector.cost,
+                        "trains_on_adversarial_texts": detector.trains,
+                        "limited": detector.limited,
+                    }
                     for detector in result.detectors
                 },
+                "unavailable": {one.spec: one.reason for one in result.unavailable},
             }
             for result in results
         ],
@@ -172,7 +193,7 @@ def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
     counts = "; ".join(f"{a} adversarial, {c} clean, {k} held out" for a, c, k in spread)
     attack = result.attack
     title = (
-        f"{attack.recipe} on {attack.dataset}, victim {attack.victim.name}, {settings.scenario.upper()}, "
+        f"{attack.recipe}{'' if attack.goal == 'flip' else f' ({attack.goal})'} on {attack.dataset}, victim {attack.victim.name}, {settings.scenario.upper()}, "
         f"{'mean of seeds' if len(first) > 1 else 'seed'} {seeds} ({counts})"
     )
     notes = []
@@ -183,10 +204,26 @@ def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
         notes.append("no held-out figures: too few held-out clean texts for a threshold.")
     elif source != "validation rows":
         notes.append(f"held-out thresholds come from {source}: the published split has no validation rows.")
+    limited = [detector.title for detector in result.detectors if detector.limited]
+    if limited:
+        notes.append(f"only the first {settings.dear_texts} texts of each class: {', '.join(limited)}.")
+    trained = [detector.title for detector in result.detectors if detector.trains]
+    if trained:
+        notes.append(f"trained on adversarial texts, a class of its own: {', '.join(trained)}.")
+    notes += [f"{one.title} could not be used: {one.reason}" for one in result.unavailable]
+    if attack.asked_again:
+        told = ", ".join(f"{key} {value}" for key, value in attack.asked_again.items() if key != "victim_hash")
+        notes.append(f"every text was asked again: the attack knew another victim or precision ({told}).")
     if result.stale:
         notes.append(f"{result.stale} adversarial texts are classified right by the loaded victim (rounding).")
-    notes += result.truncation
+    notes += result.notes
     rows = [
-        {"detector": detector.title, "metrics": detector.mean, "cost": detector.cost} for detector in result.detectors
+        {
+            "detector": detector.title,
+            "metrics": detector.mean,
+            "comparisons": {found["reference"]: found for found in detector.comparisons},
+            "cost": detector.cost,
+        }
+        for detector in sorted(result.detectors, key=lambda detector: detector.trains)
     ]
     return ResultTable(title, rows, notes)

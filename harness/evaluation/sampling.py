@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, UnknownNameError
 
-Scenario = Literal["s1", "s2"]
+Scenario = Literal["s1", "s2", "matched"]
 
 _SCENARIOS = ("s1", "s2")
 _RESULTS = ("success", "failure", "maximized", "skipped")
@@ -58,13 +58,15 @@ class Sample:
     """Rows drawn from one attack for one seed; all arrays are int64 positions into the attack's rows.
 
     Attributes:
-        scenario: `s1` (disjoint sources, classes 1:1) or `s2` (paired, unbalanced).
+        scenario: `s1` (disjoint sources, classes 1:1), `s2` (paired, unbalanced) or `matched` (disjoint sources,
+            classes 1:1, paired by confidence; `harness.evaluation.matching`).
         seed: Seed of every draw.
         validation: Rows set aside for tuning, in drawn order.
         test: All other rows, in drawn order.
         subset: Test rows among which the adversarial texts were looked for.
         adversarial: Rows whose perturbed text is scored.
         clean: Rows whose original text is scored, misclassified ones included.
+        matching: Of a matched sample, how many texts found a partner (`harness.evaluation.matching.Matching`).
     """
 
     scenario: Scenario
@@ -74,15 +76,31 @@ class Sample:
     subset: NDArray[np.int64]
     adversarial: NDArray[np.int64]
     clean: NDArray[np.int64]
+    matching: dict[str, float] | None = None
 
     @property
     def unsampled(self) -> NDArray[np.int64]:
         """Test rows in neither the subset nor the clean half, in test order, shape (m,), int64.
 
-        Their original texts have no part in the sample: a threshold may be set on them.
+        Their original texts have no part in the sample: a threshold may be set on them. A matched sample looks at all
+        test rows, and those in neither half are left; they are the more confident ones, not exchangeable with its clean
+        half, so a threshold set on them promises nothing for that half.
         """
-        used = np.concatenate([self.subset, self.clean])
-        return self.test[~np.isin(self.test, used)]
+        searched = self.adversarial if self.scenario == "matched" else self.subset
+        return self.test[~np.isin(self.test, np.concatenate([searched, self.clean]))]
+
+
+def failed_rows(results: Sequence[str], sample: Sample) -> NDArray[np.int64]:
+    """Test rows on which the attack failed, in test order, shape (m,), int64.
+
+    Their perturbed texts are a class of their own, neither clean nor adversarial, and are reported apart.
+
+    Args:
+        results: `success`, `failure`, `maximized` or `skipped` for each of the attack's rows.
+        sample: A sample of those rows.
+    """
+    failed = np.array([results[row] == "failure" for row in sample.test], dtype=np.bool_)
+    return sample.test[failed]
 
 
 def draw_sample(
@@ -113,37 +131,20 @@ def draw_sample(
         The sample.
 
     Raises:
-        ConfigurationError: If the target, the fraction or the seed is out of range.
+        ConfigurationError: If the target, the fraction or the seed is out of range, or the scenario is `matched`.
         DataError: If a result is unknown, or there are too few successes.
         UnknownNameError: If there is no such scenario.
     """
-    if scenario not in _SCENARIOS:
-        raise UnknownNameError("scenario", scenario, _SCENARIOS)
-    if target < 1 or not 0 <= validation_fraction < 1 or not 0 <= seed < 2**32:
+    if scenario == "matched":
         raise ConfigurationError(
-            f"cannot sample with target {target}, validation fraction {validation_fraction} and seed {seed}.",
-            "The target is at least 1, the fraction at least 0 and below 1, the seed from 0 to 4294967295.",
+            "a matched sample needs the victim's confidences.", "Use harness.evaluation.matching.draw_matched_sample."
         )
-    outcome = np.asarray(results, dtype=np.str_).reshape(-1)
-    unknown = sorted(set(np.unique(outcome).tolist()) - set(_RESULTS))
-    if unknown:
-        raise DataError(f"unknown attack result {unknown[0]!r}.", f"Results are one of: {', '.join(_RESULTS)}.")
-
-    indices = np.random.RandomState(seed).permutation(outcome.size).astype(np.int64)
-    split_point = int(outcome.size * validation_fraction)
-    validation, test = indices[:split_point], indices[split_point:]
-
+    if scenario not in _SCENARIOS:
+        raise UnknownNameError("scenario", scenario, [*_SCENARIOS, "matched"])
+    outcome, validation, test = split_rows(results, seed, validation_fraction=validation_fraction, target=target)
     succeeded = outcome[test] == "success"
     attacked = outcome[test] != "skipped"
     n, n_success = int(test.size), int(succeeded.sum())
-    if n_success == 0:
-        keeps_labels = "maximized" in outcome[test]
-        raise DataError(
-            f"no attack succeeded on the {n} test rows, so there is nothing to detect.",
-            "Input reduction keeps every label; use an attack that changes them."
-            if keeps_labels
-            else "Attack more texts, or another victim.",
-        )
     size = _subset_size(scenario, n, n_success, int(attacked.sum()), target)
 
     # Seeded again, not carried on: the published code does so, and the rows depend on it.
@@ -167,6 +168,49 @@ def draw_sample(
         adversarial=test[adversarial],
         clean=test[clean],
     )
+
+
+def split_rows(
+    results: Sequence[str], seed: int, *, validation_fraction: float, target: int
+) -> tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64]]:
+    """Permute an attack's rows and set the validation rows aside, as all scenarios do.
+
+    Args:
+        results: `success`, `failure`, `maximized` or `skipped` for each row, length n.
+        seed: Seed, 0 to 2**32 - 1.
+        validation_fraction: Share of the rows set aside, at least 0 and below 1.
+        target: Texts aimed at; only checked.
+
+    Returns:
+        The results as an array, the validation rows and the test rows in drawn order.
+
+    Raises:
+        ConfigurationError: If the target, the fraction or the seed is out of range.
+        DataError: If a result is unknown, or no attack on the test rows succeeded.
+    """
+    if target < 1 or not 0 <= validation_fraction < 1 or not 0 <= seed < 2**32:
+        raise ConfigurationError(
+            f"cannot sample with target {target}, validation fraction {validation_fraction} and seed {seed}.",
+            "The target is at least 1, the fraction at least 0 and below 1, the seed from 0 to 4294967295.",
+        )
+    outcome = np.asarray(results, dtype=np.str_).reshape(-1)
+    unknown = sorted(set(np.unique(outcome).tolist()) - set(_RESULTS))
+    if unknown:
+        raise DataError(f"unknown attack result {unknown[0]!r}.", f"Results are one of: {', '.join(_RESULTS)}.")
+
+    indices = np.random.RandomState(seed).permutation(outcome.size).astype(np.int64)
+    split_point = int(outcome.size * validation_fraction)
+    validation, test = indices[:split_point], indices[split_point:]
+
+    if "success" not in outcome[test]:
+        keeps_labels = "maximized" in outcome[test]
+        raise DataError(
+            f"no attack succeeded on the {test.size} test rows, so there is nothing to detect.",
+            "Input reduction keeps every label; use an attack that changes them."
+            if keeps_labels
+            else "Attack more texts, or another victim.",
+        )
+    return outcome, validation, test
 
 
 def _subset_size(scenario: Scenario, n: int, n_success: int, n_attacked: int, target: int) -> int:

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from harness.core.rows import Row
 from harness.leaderboard.lines import MISSING, Cell, by_seed, counts, percent, seeds_text, sort_key, span
-from harness.leaderboard.sheets import SORTED_BY
+from harness.leaderboard.sheets import LATER_KEYS, SORTED_BY
 
 # In the order of the columns in the template.
 _SHOWN = ("auc", "tpr_at_fpr_10", "f1_at_fpr_10", "heldout_tpr_10", "realised_fpr_10")
@@ -20,6 +20,7 @@ class Line:
     """What one line of a table shows; numbers are formatted."""
 
     detector: str
+    note: str
     seeds: str
     cells: tuple[Cell, ...]
     texts: tuple[str, str, str]
@@ -31,13 +32,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """The detectors that were measured on the same dataset, recipe, victim and scenario.
+    """The detectors that were measured on the same dataset, recipe, goal, victim and scenario.
 
     `lines` has a line a detector, highest AUC first. `samples` has a line a row, where some line is a mean.
     """
 
     dataset: str
     recipe: str
+    goal: str
     victim: str
     scenario: str
     lines: tuple[Line, ...]
@@ -51,16 +53,18 @@ def detection_groups(rows: Sequence[Row]) -> list[Group]:
         rows: Finished rows of the board, in any order.
 
     Returns:
-        A group for each dataset, recipe, victim and scenario, in the order of these names.
+        A group for each dataset, recipe, goal, victim and scenario, in the order of these names.
     """
     found = []
+    rows = [{**LATER_KEYS, **row} for row in rows]
     ordered = sorted(rows, key=lambda row: sort_key(row, SORTED_BY["detection"]))
     for key, members in groupby(ordered, _group_key):
         bundles = [
             bundle for _, same in groupby(members, lambda row: row["detector"]) for bundle in by_seed(list(same))
         ]
-        # A stable sort: detectors of equal AUC stay in order of their names.
-        bundles.sort(key=lambda bundle: -(_mean(bundle, "auc") or 0.0))
+        # A stable sort: detectors of equal AUC stay in order of their names. Those that trained on adversarial texts
+        # are a class of their own, and come last.
+        bundles.sort(key=lambda bundle: (bundle[0]["trains_on_adversarial_texts"], -(_mean(bundle, "auc") or 0.0)))
         averaged = any(len(bundle) > 1 for bundle in bundles)
         found.append(
             Group(
@@ -72,14 +76,22 @@ def detection_groups(rows: Sequence[Row]) -> list[Group]:
     return found
 
 
-def _group_key(row: Row) -> tuple[str, str, str, str]:
-    return row["dataset"], row["recipe"], row["victim"], row["scenario"]
+def _group_key(row: Row) -> tuple[str, str, str, str, str]:
+    return row["dataset"], row["recipe"], row["goal"], row["victim"], row["scenario"]
 
 
 def _line(rows: list[Row]) -> Line:
     one = rows[0] if len(rows) == 1 else None
     return Line(
         detector=rows[0]["detector"],
+        note=", ".join(
+            text
+            for key, text in (
+                ("trains_on_adversarial_texts", "trained on adversarial texts, not ranked"),
+                ("limited", "first texts of each sample"),
+            )
+            if rows[0][key]
+        ),
         seeds=seeds_text(rows),
         cells=tuple(_cell(rows, name) for name in _SHOWN),
         texts=(counts(rows, "n_clean"), counts(rows, "n_adversarial"), counts(rows, "n_calibration")),

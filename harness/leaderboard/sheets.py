@@ -9,16 +9,20 @@ from harness.core.csv_cells import safe_cell
 from harness.core.rows import DETECTION_METRICS, Row
 from harness.leaderboard.lines import sort_key
 
-_NAMES = ("dataset", "recipe", "victim", "detector", "scenario")
+_NAMES = ("dataset", "recipe", "goal", "victim", "detector", "scenario")
 _COUNTS = ("seed", "n_clean", "n_adversarial", "n_calibration")
-_COST = ("forwards_per_text", "ms_per_text")
+_CLASS = ("trains_on_adversarial_texts", "limited")
+_COST = ("forwards_per_text", "backwards_per_text", "other_forwards_per_text", "ms_per_text")
 # The rate that is read beside every TPR has the short name in the CSV.
 _CSV_METRICS = {name: "realised_fpr" if name == "realised_fpr_10" else name for name in DETECTION_METRICS}
 _BOUNDS = {"value": "", "low": "_low", "high": "_high"}
+# What rows of earlier versions lack, and what it is for them.
+LATER_KEYS: dict[str, Any] = {"goal": "flip", "trains_on_adversarial_texts": False, "limited": False}
 COLUMNS: dict[str, tuple[str, ...]] = {
     "detection": (
         *_NAMES,
         *_COUNTS,
+        *_CLASS,
         *(name + suffix for name in _CSV_METRICS.values() for suffix in _BOUNDS.values()),
         *_COST,
         "run",
@@ -33,7 +37,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 # Each ends with what makes a line unique, so that the order of the files never shows.
 SORTED_BY: dict[str, tuple[str, ...]] = {
-    "detection": ("dataset", "recipe", "victim", "scenario", "detector", "seed", "id"),
+    "detection": ("dataset", "recipe", "goal", "victim", "scenario", "detector", "seed", "id"),
     "ssl": (
         *("eval_dataset", "train_dataset", "arch", "objective", "self_distill"),
         *("protocol", "pooling", "layer", "seed", "id"),
@@ -67,7 +71,7 @@ def _detection_records(row: Row) -> Iterator[dict[str, Any]]:
         for name, column in _CSV_METRICS.items()
         for bound, suffix in _BOUNDS.items()
     }
-    yield {**row, **metrics, **row["cost"]}
+    yield {**LATER_KEYS, **dict.fromkeys(_COST), **row, **metrics, **row["cost"]}
 
 
 def _ssl_records(row: Row) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, DataError, MissingFileError
 from harness.core.flops import flops_at_exits
 from harness.core.loading import unloadable
-from harness.text.architectures import CLASS_REPRESENTATION
+from harness.text.architectures import reads_first_token
 from harness.text.batches import padded_batches
 from harness.text.victims import looks_like_path, token_limit, weights_hash
 
@@ -80,7 +80,7 @@ class TextEncoder:
             model = model.get_encoder()
         self.model = model.to(device=self.device, dtype=torch_dtype(dtype, self.device)).eval()
         self.num_layers = int(model.config.num_hidden_layers)
-        self.poolings: tuple[str, ...] = ("cls", "avg") if self.arch in CLASS_REPRESENTATION else ("avg",)
+        self.poolings: tuple[str, ...] = ("cls", "avg") if reads_first_token(model.config) else ("avg",)
         self.facts: Mapping[str, Any] = dict.fromkeys(("objective", "self_distill", "train_dataset", "seed"))
         self.settings: Mapping[str, Any] = {"max_length": self.max_length, "dtype": dtype}
         self.forward_seconds = 0.0

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.core.compat import prepare_torchvision
 from harness.core.devices import choose_device, torch_dtype
-from harness.core.errors import ConfigurationError, MissingFileError
-from harness.core.loading import unloadable
+from harness.core.errors import ConfigurationError
 from harness.text.batches import padded_batches
+from harness.text.pretrained import load_pretrained
 from harness.text.victims import token_limit, weights_hash
 
 if TYPE_CHECKING:
     import torch
+
+_HINT = "Get one: harness fetch minilm-masked-lm --dataset DATASET."
 
 
 def _distilbert_head(model: Any, hidden: torch.Tensor) -> Any:
@@ -74,13 +75,15 @@ class MaskedLanguageModel:
         self.max_length = token_limit(model.config, tokenizer)
         self.hash = weights_hash(model, tokenizer)
         self.model = model.to(device=self.device, dtype=torch_dtype(dtype, self.device)).eval()
+        # Sequences asked so far.
+        self.forwards = 0
 
     @classmethod
-    def load(cls, folder: Path, device: str | None = None, **options: Any) -> MaskedLanguageModel:
-        """Load a masked LM from a folder, from safetensors only.
+    def load(cls, folder: str | Path, device: str | None = None, **options: Any) -> MaskedLanguageModel:
+        """Load a masked LM from a folder, or from the Hugging Face Hub; from safetensors only.
 
         Args:
-            folder: A folder that `save_pretrained` wrote, with the tokenizer.
+            folder: A folder that `save_pretrained` wrote, with the tokenizer; as a string also a hub id.
             device: A torch device; by default CUDA where there is one.
             **options: Passed to the constructor.
 
@@ -89,41 +92,8 @@ class MaskedLanguageModel:
             ConfigurationError: It holds no masked LM, none in safetensors, one without a trained head, or no
                 tokenizer.
         """
-        folder = Path(folder).expanduser()
-        if not (folder / "config.json").is_file():
-            raise MissingFileError(
-                f"the folder {folder} holds no masked LM: config.json is missing.",
-                "Get one: harness fetch minilm-masked-lm --dataset DATASET.",
-            )
-        prepare_torchvision()
-        import transformers
-        from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-        verbosity = transformers.logging.get_verbosity()
-        # It would warn of heads that the checkpoint has besides; tensors that are missing are checked below.
-        transformers.logging.set_verbosity_error()
-        try:
-            model, loading = AutoModelForMaskedLM.from_pretrained(
-                folder,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=False, use_fast=True, local_files_only=True
-            )
-        except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own
-            raise ConfigurationError(*unloadable("masked LM", "masked LM", str(folder), error, "")) from error
-        finally:
-            transformers.logging.set_verbosity(verbosity)
-        if loading["missing_keys"]:
-            raise ConfigurationError(
-                f"the model in {folder} has no trained masked-LM head "
-                f"(missing: {', '.join(sorted(loading['missing_keys'])[:3])}).",
-                "Make one from it: harness fetch minilm-masked-lm --dataset DATASET.",
-            )
-        return cls(folder.resolve().name, model, tokenizer, device=device, **options)
+        loaded = load_pretrained("masked LM", "masked-LM head", "AutoModelForMaskedLM", folder, _HINT)
+        return cls(*loaded, device=device, **options)
 
     @property
     def config(self) -> Any:
@@ -162,6 +132,7 @@ class MaskedLanguageModel:
                 # Copies, so that no sequence keeps the batch alive.
                 for row, part in zip(rows, torch.split(logits.float(), counts), strict=True):
                     found[row] = part.clone()
+        self.forwards += len(sequences)
         return found
 
     def _at(self, batch: Any, lines: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

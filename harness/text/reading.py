@@ -36,12 +36,14 @@ def read_texts(victim: Victim, texts: Sequence[str], layers: Sequence[int], *, w
         "pooling": "class",
         "max_length": victim.max_length,
         "dtype": victim.dtype,
+        "logits": True,
     }
 
     def compute(start: int, stop: int) -> tuple[Arrays, float, int]:
         started = time.perf_counter()
         outputs = victim.read(texts[start:stop], numbers)
-        arrays: Arrays = {"probabilities": outputs.probabilities}
+        assert outputs.logits is not None
+        arrays: Arrays = {"probabilities": outputs.probabilities, "logits": outputs.logits}
         arrays.update({f"layer.{number}": outputs.features[number] for number in numbers})
         return arrays, time.perf_counter() - started, outputs.truncated
 
@@ -49,4 +51,8 @@ def read_texts(victim: Victim, texts: Sequence[str], layers: Sequence[int], *, w
     if not texts:
         return Reading(victim.read(texts, numbers), 0.0)
     features = {number: stored.arrays[f"layer.{number}"] for number in numbers}
-    return Reading(VictimOutputs(stored.arrays["probabilities"], features, stored.truncated), stored.seconds)
+    arrays = stored.arrays
+    outputs = VictimOutputs(
+        arrays["probabilities"], features, stored.truncated, logits=arrays["logits"], texts=tuple(texts)
+    )
+    return Reading(outputs, stored.seconds)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.text.adversarial import GOALS, SETTINGS, AdversarialRow, compare_words
+from harness.text.adversarial import GOALS, SETTINGS, AdversarialRow, Result, compare_words
 from harness.text.datasets import TextDataset, row_id
 
 # Kinds of fault, in the order in which they are shown.
@@ -127,6 +127,23 @@ def check_sources(rows: Sequence[AdversarialRow], dataset: TextDataset) -> list[
             continue
         faults.append(Fault(position, row.id, "source", detail))
     return faults
+
+
+def result_of(row: AdversarialRow, original: int, perturbed: int, confidence: float) -> Result:
+    """The result that a victim's answers make of a row, under its goal.
+
+    Args:
+        row: What was attacked, and for what; whether it passed a detector is taken from its own result.
+        original: The label predicted for the original text.
+        perturbed: The label predicted for the perturbed text.
+        confidence: The probability of that label.
+    """
+    if row.goal == "input-reduction" and original == row.label == perturbed:
+        return "maximized"
+    possible = _possible_results(row, original, perturbed, confidence, 0.0)
+    if row.result in possible:
+        return row.result
+    return "success" if possible == {"success"} else "skipped" if possible == {"skipped"} else "failure"
 
 
 def _possible_results(

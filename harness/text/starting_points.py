@@ -10,7 +10,8 @@ from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
 from harness.core.files import hash_file, hash_json
 from harness.core.loading import summary
-from harness.text.architectures import WORD_ENCODERS, class_representation
+from harness.text.architectures import WORD_ENCODERS, architecture_of
+from harness.text.encoding import prepare
 from harness.text.victims import looks_like_path
 from harness.text.word_vocabulary import StartVectors, new_word_classifier
 
@@ -94,7 +95,7 @@ def load_starting_point(
     transformers.logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        class_representation(config.model_type)
+        architecture_of(config)
         config.num_labels = len(label_names)
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: index for index, name in enumerate(label_names)}
@@ -102,6 +103,7 @@ def load_starting_point(
             source, config=config, trust_remote_code=False, use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+        prepare(encoder_name(encoder), model, tokenizer)
     except HarnessError:
         raise
     except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own

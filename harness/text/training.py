@@ -19,6 +19,7 @@ from harness.core.progress import Progress
 from harness.core.runs import Run
 from harness.text.architectures import WORD_ENCODERS
 from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
+from harness.text.encoding import encode_texts
 from harness.text.starting_points import encoder_name, load_starting_point
 from harness.text.victims import Victim, token_limit
 from harness.text.word_vocabulary import StartVectors
@@ -145,7 +146,7 @@ def train_victim(
         optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
     )
     longest = min(settings.max_length, token_limit(model.config, tokenizer))
-    encoded = tokenizer(data.train.texts, truncation=True, max_length=longest)
+    encoded = encode_texts(tokenizer, model.config, data.train.texts, longest)
     lengths = np.array([len(ids) for ids in encoded["input_ids"]])
     truncated = sum(bool(encoding.overflowing) for encoding in encoded.encodings)
     generator = np.random.default_rng(settings.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from harness.core.files import hash_file, read_json, write_json
 from harness.core.progress import Progress
 from harness.core.runs import MANIFEST, known_config
 from harness.text.adversarial import ROWS_FILE, AdversarialRow, read_rows
-from harness.text.row_checks import FAULTS, Answer, Fault, check_answers, check_sources, check_stored
+from harness.text.row_checks import FAULTS, Answer, Fault, check_answers, check_sources, check_stored, result_of
 from harness.text.sources import load_from_pointer
 from harness.text.victims import Victim
 
@@ -151,6 +151,44 @@ def other_outcomes(rows: list[AdversarialRow], victim: Victim) -> int:
     """
     faults = check_answers(rows, ask(victim, rows), 0.0)
     return len({fault.position for fault in faults if not fault.kind.endswith("probabilities")})
+
+
+def reanswered(rows: list[AdversarialRow], victim: Victim) -> list[AdversarialRow]:
+    """The rows as the answers of this victim make them: of another precision, or of another classifier.
+
+    A success is a text that this victim reads right before the attack and, as the goal wants it, wrong after it. A
+    detector that was to be passed is not asked again.
+
+    Args:
+        rows: Rows of an attack.
+        victim: Whose predictions, probabilities and results the new rows hold.
+
+    Raises:
+        VictimError: It does not know the labels of the rows.
+    """
+    highest = max((row.label for row in rows), default=0)
+    if highest >= victim.num_labels:
+        raise VictimError(
+            f"the rows have labels up to {highest}, the victim {victim.name!r} knows 0 to {victim.num_labels - 1}."
+        )
+    found = []
+    for row, answer in zip(rows, ask(victim, rows), strict=True):
+        before, after = int(answer.original.argmax()), int(answer.perturbed.argmax())
+        found.append(
+            replace(
+                row,
+                original_output=before,
+                perturbed_output=after,
+                original_probabilities=answer.original.tolist(),
+                perturbed_probabilities=answer.perturbed.tolist(),
+                original_score=1.0 - float(answer.original[row.label]),
+                perturbed_score=1.0 - float(answer.perturbed[row.label]),
+                result=result_of(row, before, after, float(answer.perturbed[after])),
+                victim=victim.name,
+                victim_hash=victim.hash,
+            )
+        )
+    return found
 
 
 def write_report(path: Path, found: Verification) -> Path:

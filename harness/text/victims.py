@@ -20,12 +20,14 @@ from harness.core.loading import unloadable
 from harness.core.registry import Registry
 from harness.core.weights import hash_weights
 from harness.text.architectures import (
-    class_representation,
+    ARCHITECTURES,
+    architecture_of,
     has_class_token,
     layer_width,
     refuse_textattack_checkpoint,
 )
 from harness.text.batches import padded_batches
+from harness.text.encoding import encode_texts, prepare
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Each is a function that returns a folder; lazily, for the embedded victim is trained with what stands here.
@@ -40,14 +42,19 @@ class VictimOutputs:
     Attributes:
         probabilities: (n, classes) float64, rows sum to 1.
         features: Layer number -> (n, d) float32 class representation. Layer 0 is the embedding layer, layer i
-            the i-th block, so the last layer of a 12-layer encoder is 12. A word CNN or LSTM has no class token:
+            the i-th block, so the last layer of a 12-layer encoder is 12; of an encoder-decoder they are the decoder's.
+            The last is what the classification head reads. A word CNN or LSTM has no class token:
             layer 0 is the mean of its word vectors, layer 1 the pooled vector that its head reads, of another d.
         truncated: How many texts were longer than the victim takes.
+        logits: (n, classes) float64, before the softmax; None where only probabilities are known.
+        texts: The n texts; None where they are not at hand.
     """
 
     probabilities: NDArray[np.float64]
     features: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     truncated: int = 0
+    logits: NDArray[np.float64] | None = None
+    texts: tuple[str, ...] | None = None
 
     @property
     def predictions(self) -> NDArray[np.int64]:
@@ -56,8 +63,12 @@ class VictimOutputs:
 
     def take(self, positions: NDArray[np.int64]) -> VictimOutputs:
         """The outputs of some of the texts."""
-        features = {layer: values[positions] for layer, values in self.features.items()}
-        return VictimOutputs(self.probabilities[positions], features)
+        return VictimOutputs(
+            self.probabilities[positions],
+            {layer: values[positions] for layer, values in self.features.items()},
+            logits=None if self.logits is None else self.logits[positions],
+            texts=None if self.texts is None else tuple(self.texts[int(i)] for i in positions),
+        )
 
 
 class Victim:
@@ -66,8 +77,9 @@ class Victim:
     Inference runs under `torch.inference_mode`, on length-sorted batches that are padded to their own longest
     text. A text longer than `max_length` tokens is truncated, and counted.
 
-    Most architectures have a class token in every layer. The word CNN and word LSTM have none, which
-    `has_class_token` says: they have the layers 0 and 1 of `VictimOutputs.features` and no others.
+    Most architectures have a class token in every layer (`harness.text.architectures` says where). The word CNN and
+    word LSTM have none, which `has_class_token` says: they have the layers 0 and 1 of `VictimOutputs.features` and no
+    others.
 
     Args:
         name: How rows and tables call the victim: a hub id or a folder's name, never a path.
@@ -94,8 +106,7 @@ class Victim:
         dtype: str = "fp32",
         device: str | None = None,
     ) -> None:
-
-        self._read_class = class_representation(model.config.model_type)
+        self.architecture = architecture_of(model.config)
         _check_classifier(name, model.config)
         if not tokenizer.is_fast:
             raise VictimError(
@@ -112,13 +123,13 @@ class Victim:
         self.batch_size = batch_size
         self.dtype = dtype
         self.tokenizer = tokenizer
-        self.tokenizer.padding_side = "right"
-        # Encoding and padding are apart here on purpose: lengths decide the batches.
-        self.tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-        self.hash = weights_hash(model, tokenizer)
+        prepare(name, model, tokenizer)
+        self.hash = weights_hash(model, tokenizer, self.architecture.settings)
         self.model = model.to(device=self.device, dtype=torch_dtype(dtype, self.device)).eval()
+        # What was asked so far: texts run forward and texts run backward.
         self.device_seconds = 0.0
         self.forwards = 0
+        self.backwards = 0
 
     @classmethod
     def load(cls, spec: str, **options: Any) -> Victim:
@@ -157,7 +168,7 @@ class Victim:
             raise VictimError(f"the folder {source} holds no model: config.json is missing.")
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            class_representation(config.model_type)
+            architecture_of(config)
             _check_classifier(name, config)
             if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
                 raise VictimError(
@@ -195,8 +206,8 @@ class Victim:
 
     @property
     def num_layers(self) -> int:
-        """The number of encoder blocks; the last layer's number."""
-        return int(self.model.config.num_hidden_layers)
+        """The number of blocks, an encoder-decoder's in its decoder; the last layer's number."""
+        return int(getattr(self.model.config, self.architecture.layers))
 
     @property
     def has_class_token(self) -> bool:
@@ -249,6 +260,18 @@ class Victim:
             )
         return number
 
+    def encode(self, texts: Sequence[str], **options: Any) -> Any:
+        """Encode n > 0 texts as this victim reads them: cut at `max_length`, without padding.
+
+        Args:
+            texts: n texts.
+            **options: Of the tokenizer, such as `return_offsets_mapping`.
+
+        Returns:
+            See `harness.text.encoding.encode_texts`; `padded_batches` makes batches of it.
+        """
+        return encode_texts(self.tokenizer, self.model.config, texts, self.max_length, **options)
+
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many texts are longer than `max_length` tokens and so are read cut."""
         if not texts:
@@ -270,30 +293,34 @@ class Victim:
             layers: Layers to read the class representation of (0 = embeddings, -1 = last).
 
         Returns:
-            Probabilities and features in the order of `texts`.
+            Probabilities, logits and features in the order of `texts`.
         """
         import torch
 
         numbers = [self.layer(layer) for layer in layers]
         if not texts:
             empty = {n: np.zeros((0, self.width(n)), np.float32) for n in numbers}
-            return VictimOutputs(np.zeros((0, self.num_labels)), empty)
-        encodings = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)
+            none = np.zeros((0, self.num_labels))
+            return VictimOutputs(none, empty, logits=none.copy(), texts=())
+        encodings = self.encode(texts)
         truncated = sum(bool(encoding.overflowing) for encoding in encodings.encodings)
         probabilities = np.zeros((len(texts), self.num_labels))
+        logits = np.zeros((len(texts), self.num_labels))
         features = {n: np.zeros((len(texts), self.width(n)), np.float32) for n in numbers}
         started = time.perf_counter()
         with torch.inference_mode():
             for rows, padded in padded_batches(self.tokenizer, encodings, self.batch_size):
                 batch = padded.to(self.device)
                 output = self.model(**batch, output_hidden_states=bool(numbers))
-                probabilities[rows] = torch.softmax(output.logits.double(), dim=-1).cpu().numpy()
+                said = output.logits.double()
+                logits[rows] = said.cpu().numpy()
+                probabilities[rows] = torch.softmax(said, dim=-1).cpu().numpy()
                 for n in numbers:
-                    read = self._read_class(output.hidden_states[n], batch["attention_mask"])
+                    read = self.architecture.representation(self.model, output, batch, n)
                     features[n][rows] = read.float().cpu().numpy()
         self.device_seconds += time.perf_counter() - started
         self.forwards += len(texts)
-        return VictimOutputs(probabilities, features, truncated)
+        return VictimOutputs(probabilities, features, truncated, logits, tuple(texts))
 
 
 def _check_classifier(name: str, config: Any) -> None:
@@ -309,12 +336,18 @@ def looks_like_path(spec: str) -> bool:
     return spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec
 
 
+_NO_LIMIT = 10**9
+
+
 def token_limit(config: Any, tokenizer: Any) -> int:
-    """The most tokens, special ones included, that a model and its tokenizer take."""
-    limit = int(getattr(config, "max_position_embeddings", 512))
-    if config.model_type == "roberta":
-        limit -= 2  # RoBERTa counts positions from padding_idx + 1
-    return min(limit, int(tokenizer.model_max_length))
+    """The most tokens, special ones included, that a model and its tokenizer take; 512 where neither says."""
+    positions = int(getattr(config, "max_position_embeddings", 0))
+    known = ARCHITECTURES.get(config.model_type)
+    if known and known.counts_from_padding:
+        positions -= max(2, (config.pad_token_id or 0) + 1)
+    # XLNet has no table and says -1; a tokenizer that knows no limit says 10^30.
+    limits = [n for n in (positions, int(tokenizer.model_max_length)) if 0 < n < _NO_LIMIT]
+    return min(limits, default=512)
 
 
 # Settings that change outputs and that no tensor's shape shows.
@@ -331,9 +364,15 @@ _DECIDING_SETTINGS = (
 )
 
 
-def weights_hash(model: Any, tokenizer: Any) -> str:
-    """SHA-256 over what decides the outputs: architecture, every tensor, and the tokenizer."""
-    settings = {name: getattr(model.config, name, None) for name in _DECIDING_SETTINGS}
+def weights_hash(model: Any, tokenizer: Any, more_settings: Sequence[str] = ()) -> str:
+    """SHA-256 over what decides the outputs: architecture, every tensor, and the tokenizer.
+
+    Args:
+        model: A model of transformers.
+        tokenizer: Its fast tokenizer.
+        more_settings: Names of settings that decide the outputs of such a model, besides those of classifiers.
+    """
+    settings = {name: getattr(model.config, name, None) for name in (*_DECIDING_SETTINGS, *more_settings)}
     tokens = json.loads(tokenizer.backend_tokenizer.to_str())
     # Truncation and padding are settings of the last call, not of the tokenizer.
     tokens.pop("truncation", None)

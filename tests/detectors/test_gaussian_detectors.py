@@ -62,14 +62,14 @@ def test_agrees_with_scikit_learns_own_composition(detector, estimator, data):
     np.testing.assert_allclose(scores, composed(estimator, data), rtol=1e-6)
 
 
-def test_the_paper_sized_reduction_by_arpack_agrees_with_the_dense_one():
+def test_a_reduction_too_large_to_decompose_in_full_agrees_with_the_full_one():
     rng = np.random.default_rng(1)
-    labels = rng.integers(0, 2, 1500)
-    train = (rng.standard_normal((1500, 64)) * np.linspace(2, 0.2, 64) + labels[:, None]).astype(np.float32)
-    test = (rng.standard_normal((40, 64)) * 1.2).astype(np.float32)
+    labels = rng.integers(0, 2, 1000)
+    train = (rng.standard_normal((1000, 32)) * np.linspace(2, 0.2, 32) + labels[:, None]).astype(np.float32)
+    test = (rng.standard_normal((40, 32)) * 1.2).astype(np.float32)
     predictions = rng.integers(0, 2, 40)
-    scores = RDE(components=100).fit(outputs(train, labels, 2), labels).score(outputs(test, predictions, 2))
-    pca = KernelPCA(100, kernel="rbf", eigen_solver="dense").fit(train.astype(np.float64))
+    scores = RDE(components=30).fit(outputs(train, labels, 2), labels).score(outputs(test, predictions, 2))
+    pca = KernelPCA(30, kernel="rbf", eigen_solver="dense").fit(train.astype(np.float64))
     reduced, projected = pca.transform(train.astype(np.float64)), pca.transform(test.astype(np.float64))
     expected = np.zeros(40)
     for label in (0, 1):
@@ -125,7 +125,8 @@ def test_a_score_does_not_depend_on_the_other_texts(data):
     alone = np.concatenate(
         [detector.score(outputs(test[i : i + 1], predictions[i : i + 1], 3)) for i in range(len(test))]
     )
-    np.testing.assert_allclose(together, alone, rtol=1e-9)
+    # A few texts at once are projected in float32.
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
     assert detector.score(outputs(test[:0], predictions[:0], 3)).shape == (0,)
 
 

@@ -19,6 +19,7 @@ from harness.core.csv_cells import unsafe_cell
 from harness.core.errors import DataError, HarnessError, MissingFileError
 from harness.detectors import stream
 from harness.detectors.base import Detector
+from harness.detectors.decisions import Calibration
 from harness.detectors.mle import MLE
 from harness.detectors.rde import RDEEmpirical
 from harness.detectors.stream import OUTPUT_COLUMNS, ScoreSummary, score_stream
@@ -225,6 +226,47 @@ def test_any_id_reads_back(identity: str, suffix: str, tmp_path: Path) -> None:
     with stream._writer(str(out)) as write:
         write(row)
     assert read_scores(out) == [row]
+
+
+def calibrated(scores: Any, fpr: float = 0.3) -> Calibration:
+    return Calibration(np.sort(np.asarray(scores, dtype=float)), fpr, None, {})
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_calibrated_detector_decides(
+    suffix: str, detector: Detector, victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "CHUNK", 7)
+    scores = [row["score"] for row in expected(detector, victim)]
+    held = calibrated(scores[:9])
+    out = tmp_path / f"out{suffix}"
+    summary = score_stream(detector, victim, str(write_input(tmp_path / "in.jsonl")), str(out), calibration=held)
+    if suffix == ".csv":
+        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(out.read_bytes().decode(), newline="")))
+    else:
+        rows = read_scores(out)
+    assert [list(row) for row in rows] == [["id", "label", "probability", "score", "p_value", "decision"]] * 20
+    for row in rows:
+        p = (1 + sum(c >= float(row["score"]) for c in held.scores)) / 10
+        assert float(row["p_value"]) == p
+        assert row["decision"] == ("adversarial" if p <= 0.3 else "clean")
+    flagged = sum(row["decision"] == "adversarial" for row in rows)
+    assert summary == ScoreSummary(20, 0, flagged)
+    assert 0 < flagged < 20
+
+
+def test_with_too_few_calibration_texts_all_is_clean(detector: Detector, victim: Victim, tmp_path: Path) -> None:
+    source, out = write_input(tmp_path / "in.txt"), tmp_path / "out.jsonl"
+    summary = score_stream(detector, victim, str(source), str(out), calibration=calibrated([-1e9], 0.3))
+    assert summary.flagged == 0
+    assert {(row["p_value"], row["decision"]) for row in read_scores(out)} == {(0.5, "clean")}
+
+
+def test_a_detector_that_asks_is_attached(victim: Victim, tmp_path: Path) -> None:
+    from harness.detectors.sharpness import Sharpness
+
+    summary = score_stream(Sharpness(), victim, str(write_input(tmp_path / "in.txt")), str(tmp_path / "out.csv"))
+    assert summary.texts == 20
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------

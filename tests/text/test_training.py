@@ -114,14 +114,14 @@ def test_encoders_that_cannot_be_used(
 
     from transformers import AutoConfig
 
-    AutoConfig.for_model("gpt2", n_embd=8, n_layer=1, n_head=2).save_pretrained(tmp_path / "gpt2")
+    AutoConfig.for_model("t5", d_model=8, num_layers=1, num_heads=2).save_pretrained(tmp_path / "t5")
     broken = Path(shutil.copytree(encoder, tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"\0" * 64)
     pickled = Path(shutil.copytree(encoder, tmp_path / "pickled"))
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     cases: list[tuple[Path | str, type[HarnessError], str]] = [
         (tmp_path / "nowhere", MissingFileError, "no encoder folder"),
-        (tmp_path / "gpt2", VictimError, "'gpt2' is not supported"),
+        (tmp_path / "t5", VictimError, "'t5' is not supported"),
         (broken, VictimError, "cannot be loaded"),
         (pickled, VictimError, "safetensors"),
         ("nobody/no-such-encoder", VictimError, "cannot be loaded"),

@@ -191,16 +191,17 @@ def test_layer_numbers(tiny_victim: Victim, layer: int, number: int | None) -> N
             tiny_victim.layer(layer)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "xlnet"])
+@pytest.mark.parametrize("model_type", ["t5", "funnel"])
 def test_unsupported_architecture_is_refused_by_name(tmp_path: Path, model_type: str) -> None:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    sizes = {"vocab_size": 20, "n_embd": 8, "n_layer": 1, "n_head": 2, "d_model": 8, "d_inner": 8}
+    sizes = {"vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    sizes |= {"block_sizes": [1], "n_head": 2, "d_head": 4, "d_inner": 8} if model_type == "funnel" else {}
     model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(model_type, **sizes))
     model.save_pretrained(tmp_path)
     message = refused(tmp_path)
     assert repr(model_type) in message
-    assert "bert, distilbert, electra, palimpsest-lstm, palimpsest-wordcnn, roberta" in message
+    assert "palimpsest-lstm, palimpsest-wordcnn, phi, phi3, qwen2, qwen3, roberta" in message
 
 
 def test_one_label_is_no_classifier(tiny_victim_folder: Folder) -> None:

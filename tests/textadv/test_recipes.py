@@ -137,7 +137,7 @@ def textattacks_pwws(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_pwws_is_textattacks_whichever_wordnet_is_read(
     source: str, victim: Victim, textattacks_pwws: Any, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from textadv.synonyms import synonym_source
+    from harness.text.synonyms import synonym_source
 
     labels = victim.read(TEXTS).predictions
     labels[2] = 1 - labels[2]

@@ -141,7 +141,7 @@ class SynonymTable:
     @functools.lru_cache(maxsize=1)
     def load(cls) -> SynonymTable:
         """The table that ships with this package; it is read once a process."""
-        file = resources.files("textadv").joinpath("resources", TABLE_NAME)
+        file = resources.files("harness.text").joinpath("resources", TABLE_NAME)
         return cls(lzma.decompress(file.read_bytes()).decode("utf-8"))
 
     def synonyms(self, word: str) -> list[str]:
@@ -153,6 +153,16 @@ class SynonymTable:
         found = {name for part in self._parts.values() for name in part.lemma_names(form)}
         found.discard(word)
         return sorted(found)
+
+
+@functools.lru_cache(maxsize=65_536)
+def shipped_synonyms(word: str) -> tuple[str, ...]:
+    """The synonyms of a word in lower case, sorted, without the word itself.
+
+    From the shipped table whatever else is there, so that what is computed with them is the same on every machine.
+    """
+    form = word.lower()
+    return tuple(sorted({name.lower() for name in SynonymTable.load().synonyms(form)} - {form}))
 
 
 def find_wordnet() -> WordNet | None:
@@ -247,7 +257,7 @@ def _warn_unusable(error: Exception) -> None:
     reason = " ".join(str(error).split())[:200]
     warnings.warn(
         f"the WordNet in NLTK's data folder cannot be used ({type(error).__name__}: {reason}); "
-        "the table that ships with textadv is used instead.",
+        "the table that ships with the harness is used instead.",
         RuntimeWarning,
         stacklevel=2,
     )

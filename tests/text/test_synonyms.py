@@ -22,13 +22,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textadv import synonyms
-from textadv.synonyms import SynonymTable, candidates, find_wordnet, synonym_source
+from harness.text import synonyms
+from harness.text.synonyms import SynonymTable, candidates, find_wordnet, synonym_source
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 NLTK_DATA = SHARED / "nltk_data"
-RESOURCES = ROOT / "attacks" / "textadv" / "resources"
+RESOURCES = ROOT / "harness" / "text" / "resources"
+STOPWORDS = ROOT / "attacks" / "textadv" / "resources"
 SENTENCES = 2000
 LEMMAS = 20_000
 
@@ -160,16 +161,22 @@ def test_words_that_wordnet_does_not_have(table: SynonymTable, word: str) -> Non
     assert table.synonyms(word) == []
 
 
+@pytest.mark.parametrize("word", ["film", "Film", "CHRIST", "better", "qzxv", ""])
+def test_shipped_synonyms_are_in_lower_case_and_without_the_word(table: SynonymTable, word: str) -> None:
+    expected = {name.lower() for name in table.synonyms(word.lower())} - {word.lower()}
+    assert list(synonyms.shipped_synonyms(word)) == sorted(expected)
+
+
 def test_candidates_are_sorted_whatever_the_hash_seed(table: SynonymTable) -> None:
     words = ["film", "better", "run", "took", "Good", "set"]
     code = (
-        "import json, sys; from textadv.synonyms import SynonymTable;"
+        "import json, sys; from harness.text.synonyms import SynonymTable;"
         "print(json.dumps([SynonymTable.load().synonyms(word) for word in sys.argv[1:]]))"
     )
     runs = [
         subprocess.run(
             [sys.executable, "-c", code, *words],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT / "attacks")},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
         ).stdout
@@ -182,7 +189,7 @@ def test_candidates_are_sorted_whatever_the_hash_seed(table: SynonymTable) -> No
 
 def test_the_module_imports_no_heavy_library() -> None:
     code = (
-        "import sys, textadv.synonyms as s; s.SynonymTable.load().synonyms('film');"
+        "import sys, harness.text.synonyms as s; s.SynonymTable.load().synonyms('film');"
         "print(sorted({'nltk', 'textattack', 'torch', 'flair'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -382,14 +389,14 @@ def test_a_damaged_zip_gives_a_warning_and_the_table(
 def test_the_resources_are_there_and_small() -> None:
     assert (RESOURCES / synonyms.TABLE_NAME).stat().st_size < 1_500_000
     assert "WordNet 3.0 Copyright 2006 by Princeton University" in (RESOURCES / "LICENSE.wordnet").read_text()
-    assert "Martin Porter" in (RESOURCES / "LICENSE.stopwords").read_text()
+    assert "Martin Porter" in (STOPWORDS / "LICENSE.stopwords").read_text()
 
 
 def test_nltk_reads_the_shipped_stopwords(nltk_paths: list[str], tmp_path: Path) -> None:
     data = pytest.importorskip("nltk.data")
     reader = pytest.importorskip("nltk.corpus.reader")
     # NLTK refuses a folder that others may write, as a checkout may be, so it is given a private copy.
-    shutil.copytree(RESOURCES / "nltk_data", tmp_path / "nltk_data")
+    shutil.copytree(STOPWORDS / "nltk_data", tmp_path / "nltk_data")
     for path in [tmp_path / "nltk_data", *(tmp_path / "nltk_data").rglob("*")]:
         path.chmod(path.stat().st_mode & ~0o022)
     nltk_paths.append(str(tmp_path / "nltk_data"))
@@ -412,9 +419,7 @@ def test_the_script_makes_the_shipped_resources(tmp_path: Path) -> None:
     made = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
     assert len(made) == 3
     for name in made:
-        first, second, shipped = (
-            (folder / name).read_bytes() for folder in (tmp_path / "1", tmp_path / "2", RESOURCES)
-        )
+        first, second, shipped = ((folder / name).read_bytes() for folder in (tmp_path / "1", tmp_path / "2", ROOT))
         assert first == second
         if name.suffix == ".xz":  # another liblzma may compress the same text into other bytes
             first, shipped = lzma.decompress(first), lzma.decompress(shipped)

@@ -1,0 +1,150 @@
+"""Several fitted detectors as one detector: saved, loaded, calibrated and evaluated like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import ConfigurationError
+from harness.detectors.base import Arrays, Bools, Detector, DetectorInfo, Floats, Labels
+from harness.detectors.joint import JointDecision
+from harness.detectors.registry import DETECTORS
+from harness.detectors.scoring import score
+from harness.text.victims import Victim, VictimOutputs
+
+JOINT = "joint"
+_CHEAP = ("probabilities", "features")
+
+
+class JointDetector(Detector):
+    """Fitted detectors joined by `JointDecision`.
+
+    It is in no registry, as it is made of detectors that are fitted already: `harness detect joint`. The members are
+    never fitted here; `fit` and `fit_adversarial` learn how to join them, and from clean texts that no member saw.
+
+    Args:
+        members: Detectors, or for each its name and its parameters, as `parameters` gives them.
+        method: How they are joined, one of `harness.detectors.joint.METHODS`.
+        fpr: The budget that weights are searched for.
+
+    Raises:
+        ConfigurationError: Fewer than two members, or one of them is a joint detector itself.
+    """
+
+    info: ClassVar[DetectorInfo] = DetectorInfo(
+        name=JOINT,
+        title="joint",
+        paper="Palimpsest",
+        year=2026,
+        reads="probabilities",
+        forwards_per_text=None,
+        adversarial_texts="tunes",
+    )
+
+    def __init__(
+        self, members: Sequence[Detector | tuple[str, Mapping[str, Any]]], method: str = "thresholds", fpr: float = 0.05
+    ) -> None:
+        self.members = [
+            member if isinstance(member, Detector) else DETECTORS.get(member[0])(**member[1]) for member in members
+        ]
+        if len(self.members) < 2 or any(isinstance(member, JointDetector) for member in self.members):
+            raise ConfigurationError("detectors are joined from at least two, none of them a joint detector itself.")
+        self.decision = JointDecision(method, fpr)
+        self.info = _joined_info([member.info for member in self.members], method)  # type: ignore[misc]
+
+    def attach(self, victim: Victim) -> Self:
+        """Attach every member to the victim."""
+        self.members = [member.attach(victim) for member in self.members]
+        return self
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that some member reads."""
+        return tuple(dict.fromkeys(layer for member in self.members for layer in member.layers))
+
+    @property
+    def other_forwards(self) -> int:
+        """Texts that members ran through another model than the victim."""
+        return sum(member.other_forwards for member in self.members)
+
+    def scores(self, outputs: VictimOutputs) -> Floats:
+        """(n, D) scores of the members.
+
+        Raises:
+            DataError: A member gave NaN.
+        """
+        return np.stack([score(member, outputs) for member in self.members], axis=1)
+
+    def fit(self, outputs: VictimOutputs, labels: Labels) -> Self:
+        """Learn from clean texts that no member was fitted on; the labels are not read."""
+        self.decision.fit(self.scores(outputs))
+        return self
+
+    def fit_adversarial(self, outputs: VictimOutputs, adversarial: Bools) -> Self:
+        """Learn from clean texts that no member was fitted on, and from adversarial ones which weights flag most.
+
+        Raises:
+            DataError: Fewer than two clean texts.
+        """
+        found, chosen = self.scores(outputs), np.asarray(adversarial, dtype=bool)
+        self.decision.fit(found[~chosen], found[chosen])
+        return self
+
+    def score(self, outputs: VictimOutputs) -> Floats:
+        """The joint score of n texts."""
+        return self.decision.score(self.scores(outputs))
+
+    def parameters(self) -> dict[str, Any]:
+        """The constructor arguments."""
+        members = [[member.info.name, member.parameters()] for member in self.members]
+        return {"members": members, "method": self.decision.method, "fpr": self.decision.fpr}
+
+    def facts(self) -> dict[str, Any]:
+        """The parameters, with what members say of themselves, and the weights."""
+        members = [[member.info.name, member.facts()] for member in self.members]
+        shares = np.exp(self.decision.log_weights) if self.decision.arrays() else np.ones(len(members))
+        return {**self.parameters(), "members": members, "shares": (shares / shares.sum()).round(6).tolist()}
+
+    def arrays(self) -> Arrays:
+        """The arrays of all members and of how they are joined."""
+        found: Arrays = {f"joint.{name}": values for name, values in self.decision.arrays().items()}
+        for number, member in enumerate(self.members):
+            found |= {f"{number}.{name}": values for name, values in member.arrays().items()}
+        return found
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Take the arrays back."""
+        self.decision.restore(_part(arrays, JOINT))
+        self.members = [
+            member.restore(found) if (found := _part(arrays, str(number))) else member
+            for number, member in enumerate(self.members)
+        ]
+        return self
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
+
+
+def _joined_info(members: Sequence[DetectorInfo], method: str) -> DetectorInfo:
+    """What members cost and need together."""
+    forwards = [info.forwards_per_text for info in members]
+    known = [count for count in forwards if count is not None]
+    total = 1 + sum(count - 1 for count in known) if len(known) == len(forwards) else None
+    dear = [info.reads for info in members if info.reads not in _CHEAP]
+    trains = any(info.adversarial_texts == "trains" for info in members)
+    return DetectorInfo(
+        name=JOINT,
+        title=f"joint ({', '.join(info.title for info in members)}; {method})",
+        paper="Palimpsest",
+        year=JointDetector.info.year,
+        reads=dear[0] if dear else "features" if any(info.reads == "features" for info in members) else "probabilities",
+        forwards_per_text=total,
+        cost=" and ".join(f"{info.name}: {info.cost}" for info in members) if total is None else f"{total:g}",
+        # A member that was trained on an attack puts all in its class; the weights only tune.
+        adversarial_texts="trains" if trains else "tunes",
+    )

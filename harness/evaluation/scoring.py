@@ -1,0 +1,265 @@
+"""Fit the detectors of an evaluation and score an attack's texts with each; one that cannot is set aside by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.core.errors import DataError, HarnessError, VictimError
+from harness.core.scores import Cost
+from harness.detectors.base import Detector, Floats
+from harness.detectors.fitting import build_detector, fit_detectors, load_detector
+from harness.detectors.scoring import score_with_cost
+from harness.detectors.specs import canonical_spec, constructor_parameters, parse_spec, spec_title
+from harness.evaluation.attacks import EvaluatedAttack
+from harness.evaluation.sampling import Sample
+from harness.evaluation.texts import AttackTexts, Rows
+from harness.text.datasets import source_key
+
+# A detector that runs the victim more often than this on a text is dear: it scores the first texts of a sample only.
+DEAR_FORWARDS = 10
+
+
+@dataclass(frozen=True)
+class FittedDetector:
+    """A detector of an evaluation.
+
+    Attributes:
+        spec: How the command line and rows name it.
+        title: How tables call it.
+        detector: Fitted, attached to the victim.
+        facts: What rows say of its fit.
+    """
+
+    spec: str
+    title: str
+    detector: Detector
+    facts: dict[str, Any]
+
+    @property
+    def is_dear(self) -> bool:
+        """Whether it costs so much that it scores only some of a sample's texts."""
+        info = self.detector.info
+        forwards = info.at_most if info.forwards_per_text is None else info.forwards_per_text
+        return forwards is None or forwards > DEAR_FORWARDS
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A detector that could not be fitted or asked, and why."""
+
+    spec: str
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """One seed's sample scored by one detector.
+
+    Attributes:
+        sample: The rows drawn.
+        scores: (n,) of the clean texts, then of the adversarial ones.
+        adversarial: (n,), True for an adversarial text.
+        positions: (n,) where the texts stand among the attack's texts; what two detectors have in common is paired.
+        sources: (n,) the source text of each.
+        calibration: Scores of held-out clean texts.
+        calibration_source: What rows they are of; None where there are none.
+        failures: Scores of texts on which the attack failed: a class of its own.
+        tuned_on: Validation rows that the detector was tuned or trained on, and of which attack; None for none.
+    """
+
+    sample: Sample
+    scores: Floats
+    adversarial: NDArray[np.bool_]
+    positions: Rows
+    sources: NDArray[np.str_]
+    calibration: Floats
+    calibration_source: str | None
+    failures: Floats
+    tuned_on: dict[str, Any] | None
+
+
+def fit_all(
+    attack: EvaluatedAttack,
+    specs: Sequence[str],
+    parameters: Mapping[str, Any],
+    *,
+    train_limit: int | None,
+    seed: int,
+    folders: Mapping[str, Path],
+) -> tuple[list[FittedDetector], list[Unavailable], str]:
+    """Fit every detector that can be fitted.
+
+    Args:
+        attack: Its victim and training texts.
+        specs: Detectors, or names in `folders`.
+        parameters: Constructor arguments for all detectors that take them.
+        train_limit: Training rows the detectors may see; None for all.
+        seed: Of the draw of training rows and of seeded detectors.
+        folders: Name -> folder of a detector fitted before.
+
+    Returns:
+        Those that are fitted, those that cannot be, and what has to be said of training texts that were cut.
+    """
+    train = None if attack.train is None else attack.train.sample(train_limit, seed)
+    offered = 0 if train is None else len(train)
+    fitted: list[FittedDetector] = []
+    unavailable: list[Unavailable] = []
+    truncated = 0
+    for spec in specs:
+        if spec in folders:
+            fitted.append(_load(folders[spec], attack))
+            continue
+        name, own = parse_spec(spec)
+        called, title = canonical_spec(spec), spec_title(spec)
+        common = {key: value for key, value in parameters.items() if key in constructor_parameters(name)}
+        try:
+            detector = build_detector(name, attack.victim, {**common, **own}, seed)
+            truncated = max(truncated, fit_detectors([detector], attack.victim, train, seed))
+        except HarnessError as error:
+            unavailable.append(Unavailable(called, title, f"{error.message} {error.hint}".strip()))
+            continue
+        wanted = detector.fit_rows
+        facts = {
+            "train_rows_offered": offered,
+            "train_rows_seen": offered if wanted is None else min(offered, wanted),
+            "train_hash": train.hash if train is not None and (wanted != 0 or detector.reads_corpus) else None,
+            "fit_seed": seed,
+        }
+        fitted.append(FittedDetector(called, title, detector, facts))
+    note = f"Training: {attack.victim.truncation_note(truncated, offered)}" if truncated else ""
+    return fitted, unavailable, note
+
+
+def _load(folder: Path, attack: EvaluatedAttack) -> FittedDetector:
+    """A detector fitted before; one that read another victim, or read it otherwise, is refused."""
+    detector, known = load_detector(folder)
+    if known.get("victim_hash") != attack.victim.hash:
+        raise VictimError(f"the detector in {folder} was fitted on another victim.", "Fit one on this victim.")
+    for name in ("max_length", "dtype"):
+        if known.get(name) != getattr(attack.victim, name):
+            raise VictimError(
+                f"the detector in {folder} was fitted with {name} {known.get(name)}, this evaluation reads with "
+                f"{getattr(attack.victim, name)}.",
+                f"Evaluate with --{name.replace('_', '-')} {known.get(name)}, or fit again.",
+            )
+    rows, wanted = known["train_rows"], detector.fit_rows
+    facts = {
+        "train_rows_offered": rows,
+        "train_rows_seen": rows if wanted is None else min(rows, wanted),
+        "train_hash": known["dataset_hash"] if wanted != 0 or detector.reads_corpus else None,
+        "fit_seed": known["seed"],
+    }
+    name = detector.info.name
+    return FittedDetector(name, detector.info.title, detector.attach(attack.victim), facts)
+
+
+@dataclass(frozen=True)
+class TuningTexts:
+    """Where validation rows with adversarial texts come from: the evaluated attack, or another one (cross-attack)."""
+
+    attack: EvaluatedAttack
+    texts: AttackTexts
+
+
+def score_samples(
+    attack: EvaluatedAttack,
+    texts: AttackTexts,
+    samples: Sequence[Sample],
+    fitted: FittedDetector,
+    *,
+    dear_texts: int,
+    tuning: TuningTexts,
+    tuning_samples: Sequence[Sample],
+) -> tuple[list[SeedScores], Cost]:
+    """Score the samples of all seeds with one detector.
+
+    Args:
+        attack: The attack.
+        texts: Its texts, read.
+        samples: One a seed.
+        fitted: The detector.
+        dear_texts: Texts of each class that a dear detector scores of a sample.
+        tuning: Where a detector that tunes or trains finds adversarial texts.
+        tuning_samples: Samples of that attack, of the same seeds: their validation rows.
+
+    Returns:
+        Scores a seed, and what a text cost on average, reading it included.
+
+    Raises:
+        DataError: It trains on adversarial texts and there are none to train on.
+    """
+    keys = [source_key(row.original_text) for row in attack.rows]
+    trained = set() if attack.train is None else {source_key(text) for text in attack.train.texts}
+    limit = dear_texts if fitted.is_dear else None
+    found = []
+    costs: list[tuple[Cost, int]] = []
+    for sample, other in zip(samples, tuning_samples, strict=True):
+        tuned_on = _tune(fitted, tuning, other)
+        clean, adversarial = sample.clean[:limit], sample.adversarial[:limit]
+        rows, source = _calibration_rows(sample, halved=tuned_on is not None)
+        sources = [keys[i] for i in (*clean, *adversarial)]
+        # A text that occurs twice may be scored, or trained on, as well: it does not calibrate then.
+        taken = trained | set(sources)
+        rows = np.array([i for i in rows if keys[i] not in taken], dtype=np.int64)[:limit]
+        failed = np.array([i for i in sample.test if attack.rows[i].result == "failure"], dtype=np.int64)[:limit]
+        parts = [texts.original(clean), texts.perturbed(adversarial), texts.original(rows), texts.perturbed(failed)]
+        positions = np.concatenate(parts)
+        scored = score_with_cost(fitted.detector, attack.victim, texts.outputs.take(positions))
+        costs.append((scored.cost, len(positions)))
+        ends = np.cumsum([0, len(clean) + len(adversarial), len(rows), len(failed)])
+        values = [scored.values[a:b] for a, b in pairwise(ends)]
+        found.append(
+            SeedScores(
+                sample=sample,
+                scores=values[0],
+                adversarial=np.arange(ends[1]) >= len(clean),
+                positions=positions[: ends[1]],
+                sources=np.array(sources),
+                calibration=values[1],
+                calibration_source=source if len(rows) else None,
+                failures=values[2],
+                tuned_on=tuned_on,
+            )
+        )
+    total = sum(count for _, count in costs)
+    own = sum((cost * (count / max(1, total)) for cost, count in costs), Cost())
+    return found, texts.cost + own
+
+
+def _tune(fitted: FittedDetector, tuning: TuningTexts, sample: Sample) -> dict[str, Any] | None:
+    """Tune or train a detector that needs it on the first half of the validation rows; the others calibrate."""
+    need = fitted.detector.info.adversarial_texts
+    if need == "none":
+        return None
+    rows = sample.validation[: (len(sample.validation) + 1) // 2]
+    wins = np.array([i for i in rows if tuning.attack.rows[i].result == "success"], dtype=np.int64)
+    if not len(wins):
+        if need == "tunes":
+            return None
+        raise DataError(
+            f"the detector {fitted.detector.info.name!r} trains on adversarial texts of validation rows, and there "
+            "are none.",
+            "Keep some with --validation-fraction 0.3.",
+        )
+    positions = np.concatenate([tuning.texts.original(rows), tuning.texts.perturbed(wins)])
+    fitted.detector.fit_adversarial(tuning.texts.outputs.take(positions), np.arange(len(positions)) >= len(rows))
+    return {"recipe": tuning.attack.recipe, "clean": len(rows), "adversarial": len(wins)}
+
+
+def _calibration_rows(sample: Sample, *, halved: bool) -> tuple[Rows, str | None]:
+    """Rows whose originals set the held-out threshold.
+
+    The validation rows (the second half of them, where the first tuned the detector), and where the published split
+    has none (SST-2) the test rows that the scenario left.
+    """
+    if len(sample.validation):
+        return sample.validation[(len(sample.validation) + 1) // 2 if halved else 0 :], "validation rows"
+    return sample.unsampled, "unsampled test rows" if len(sample.unsampled) else None

@@ -1,0 +1,153 @@
+"""What a suite's cells say together: a table of AUCs, average ranks, and the cells that could not be filled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.core.files import read_json, write_json, write_text
+from harness.evaluation.critical_difference import draw_critical_difference
+from harness.evaluation.ranks import CriticalDifference, critical_difference
+from harness.evaluation.runs import RESULTS_FILE
+from harness.evaluation.suites import Step
+
+SUMMARY_FILE, TABLES_FILE = "summary.json", "tables.md"
+
+
+@dataclass(frozen=True)
+class FilledCell:
+    """A finished cell: what it is, its rows, and what each detector's mean over seeds says."""
+
+    step: Step
+    rows: list[dict[str, Any]]
+    means: Mapping[str, Mapping[str, Any]]
+    unavailable: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """What became of a suite.
+
+    Attributes:
+        cells: The finished ones.
+        missing: Name of a step -> why it is not finished.
+        files: What was written: summary, tables, pictures.
+    """
+
+    cells: list[FilledCell]
+    missing: dict[str, str]
+    files: list[Path]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All result rows."""
+        return [row for cell in self.cells for row in cell.rows]
+
+
+def read_cell(step: Step) -> FilledCell:
+    """A finished cell from its run folder."""
+    (found,) = read_json(step.folder / RESULTS_FILE)
+    return FilledCell(step, found["rows"], found["mean_over_seeds"], found["unavailable"])
+
+
+def write_report(out: Path, cells: Sequence[FilledCell], missing: Mapping[str, str]) -> SuiteReport:
+    """Write the tables of all finished cells, and a critical-difference picture for each kind of cell.
+
+    Args:
+        out: The suite's folder.
+        cells: Finished cells.
+        missing: Steps that are not finished, and why.
+    """
+    kinds: dict[tuple[str, str, str], list[FilledCell]] = {}
+    for cell in cells:
+        about = cell.step.cell
+        kinds.setdefault((about["scenario"], about["goal"], about["group"]), []).append(cell)
+    files, parts = [], []
+    summary: dict[str, Any] = {"missing": dict(missing), "kinds": []}
+    for (scenario, goal, group), members in kinds.items():
+        ranks = _ranks(members)
+        title = f"{scenario}, {goal}" + (", dear detectors" if group == "dear" else "")
+        parts.append(_table(title, members, ranks))
+        summary["kinds"].append(
+            {
+                "scenario": scenario,
+                "goal": goal,
+                "group": group,
+                "cells": {cell.step.name: _aucs(cell) for cell in members},
+                "average_ranks": None
+                if ranks is None
+                else dict(zip(ranks.names, map(float, ranks.ranks), strict=True)),
+            }
+        )
+        if ranks is not None:
+            picture = out / f"critical-difference-{scenario}-{goal}{'-dear' if group == 'dear' else ''}.png"
+            draw_critical_difference(picture, ranks, title=title)
+            files.append(picture)
+    if missing:
+        parts.append("## Not finished\n\n" + "".join(f"- {name}: {why}\n" for name, why in missing.items()))
+    write_json(out / SUMMARY_FILE, summary)
+    write_text(out / TABLES_FILE, "\n".join(parts))
+    return SuiteReport(list(cells), dict(missing), [out / SUMMARY_FILE, out / TABLES_FILE, *files])
+
+
+def _aucs(cell: FilledCell) -> dict[str, float]:
+    return {name: found["metrics"]["auc"]["value"] for name, found in cell.means.items()}
+
+
+def _ranks(cells: Sequence[FilledCell]) -> CriticalDifference | None:
+    """Average ranks of the detectors that every cell has and that train on no adversarial texts."""
+    names = [
+        name
+        for name, found in cells[0].means.items()
+        if not found["trains_on_adversarial_texts"] and all(name in cell.means for cell in cells)
+    ]
+    if len(names) < 3 or len(cells) < 2:
+        return None
+    return critical_difference(names, np.array([[_aucs(cell)[name] for name in names] for cell in cells]))
+
+
+def _table(title: str, cells: Sequence[FilledCell], ranks: CriticalDifference | None) -> str:
+    """Mean AUC over seeds in percent: a line a detector, a column a cell, best mean first."""
+    names = list(dict.fromkeys(name for cell in cells for name in (*cell.means, *cell.unavailable)))
+    lines = []
+    for name in names:
+        aucs = [_aucs(cell).get(name) for cell in cells]
+        known = [value for value in aucs if value is not None]
+        mean = float(np.mean(known)) if known else float("nan")
+        trains = any(cell.means[name]["trains_on_adversarial_texts"] for cell in cells if name in cell.means)
+        costs = [cell.means[name]["cost"] for cell in cells if name in cell.means]
+        rank = "" if ranks is None or name not in ranks.names else f"{ranks.ranks[ranks.names.index(name)]:.1f}"
+        told = [
+            f"`{name}`" + (" (trains on attacks)" if trains else ""),
+            *("n/a" if value is None else f"{100 * value:.1f}" for value in aucs),
+            f"{100 * mean:.1f}" if len(known) == len(cells) else "",
+            rank,
+            f"{np.mean([cost['forwards_per_text'] for cost in costs]):.1f}" if costs else "",
+            f"{np.mean([cost['ms_per_text'] for cost in costs]):.1f}" if costs else "",
+        ]
+        lines.append((trains, len(known) < len(cells), -mean if known else 0.0, told))
+    lines.sort(key=lambda line: line[:3])
+    columns = [f"{cell.step.cell['dataset']} {cell.step.cell['family']}" for cell in cells]
+    header = ["detector", *columns, "mean", "rank", "forwards", "ms"]
+    table = [header, ["---", *("---:" for _ in header[1:])], *(told for *_, told in lines)]
+    counts = [
+        f"{cell.step.cell['dataset']} {cell.step.cell['family']}: "
+        + " / ".join(f"{row['n_adversarial']} + {row['n_clean']}" for row in _first(cell.rows))
+        for cell in cells
+    ]
+    body = "".join(f"| {' | '.join(row)} |\n" for row in table)
+    reasons = {name: why for cell in cells for name, why in cell.unavailable.items()}
+    notes = "".join(f"- `{name}` could not be used: {why}\n" for name, why in reasons.items())
+    return (
+        f"## {title}\n\nAUC in percent, mean over seeds.\n\n{body}\n{notes}"
+        f"Adversarial + clean texts a seed: {'; '.join(counts)}.\n"
+    )
+
+
+def _first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of the first detector, one a seed."""
+    return [row for row in rows if row["detector"] == rows[0]["detector"]]
