@@ -55,6 +55,15 @@ format: setup
 bench: setup
     {{ python }} benchmarks/rde_fit.py
 
+# Measure what each detector adds to a forward, beside its fit and, with `--attacks DIR`, its AUC.
+bench-detect *arguments: setup
+    {{ python }} benchmarks/detector_cost.py {{ arguments }}
+
+# Run the offline grid of docs/detectors.md: victims, attacks, all detectors (hours; resumes). `texts` has a folder a dataset.
+offline-grid texts artifacts *arguments: setup
+    {{ harness }} eval detect --suite offline --data {{ texts }} --artifacts {{ artifacts }} --out runs/offline \
+        --leaderboard leaderboards/ {{ arguments }}
+
 # Attack the same texts with TextAttack and with this, recipe by recipe; `--artifacts DIR` has what they need.
 bench-attack *arguments: setup
     {{ python }} benchmarks/attack_speed.py {{ arguments }}

@@ -114,4 +114,5 @@ class _WordTokenizer:
 def longest_text(model: AskedVictim) -> int:
     """How many words TextAttack's A2T orders by gradient: no more than the victim has room for."""
     positions = getattr(model.model.config, "max_position_embeddings", math.inf)
+    positions = math.inf if positions < 0 else positions  # XLNet, without a table, says -1
     return int(min(1024, model.tokenizer.model_max_length, positions - 2))

@@ -88,7 +88,8 @@ def detect(
         if attacks:
             raise ConfigurationError("--suite makes its own attacks.", "Leave out --attacks.")
         asked = (tuple(only or ()), tuple(detector or ()), dear, dry_run, leaderboard)
-        run_suite(SuiteRequest(suite, out or Path("runs", suite), data, artifacts, *asked))
+        grid = SuiteRequest(suite, out or Path("runs", suite), data, artifacts, *asked)
+        run_suite(grid, lambda arguments: app(spread(arguments)[1:], standalone_mode=False))
         return
     if not attacks or not detector:
         raise ConfigurationError("there is nothing to evaluate.", "Give --attacks and --detector, or --suite.")

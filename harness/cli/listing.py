@@ -12,6 +12,7 @@ from harness.cli import options
 from harness.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
+    from harness.core.registry import Registry
     from textadv.recipes import Recipe
 
 # The registries, loaded when they are asked for.
@@ -28,19 +29,36 @@ KINDS = tuple(_REGISTRIES)
 def list_names(
     kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.")], artifacts: options.Artifacts = None
 ) -> None:
-    """List what goes by a name, with a line on each; of attacks also what they do, hold and need."""
-    from harness.core.registry import Registry
-
+    """List what goes by a name, with a line on each; of attacks and detectors also what they do and need."""
     if kind not in _REGISTRIES:
         raise UnknownNameError("list", kind, KINDS)
     module, name = _REGISTRIES[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
+    if kind == "detectors":
+        _detectors(registry)
+        return
     entries = list(registry)
     width = max(len(entry.name) for entry in entries)
     for entry in entries:
         typer.echo(f"{entry.name:<{width}}  {entry.summary}")
         if kind == "attacks":
             _describe(registry.get(entry.name), artifacts)
+
+
+def _detectors(registry: Registry[Any]) -> None:
+    """A table of the detectors, from what their classes say of themselves."""
+    from rich.table import Table
+
+    from harness.cli.tables import console
+
+    table = Table(caption="forwards of the victim a text, the plain one included; L: words of the text")
+    for name in ("detector", "what it does", "reads", "cost", "adversarial texts", "words", "from"):
+        table.add_column(name)
+    for entry in registry:
+        info = registry.get(entry.name).info
+        words = "yes" if info.scores_words else ""
+        table.add_row(entry.name, entry.summary, info.reads, info.cost, info.adversarial_texts, words, info.paper)
+    console().print(table)
 
 
 def _describe(recipe: Recipe, artifacts: Path | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,13 @@ class SuiteRequest:
     leaderboard: Path | None
 
 
-def run_suite(request: SuiteRequest) -> None:
-    """Run every step that is not finished; one that fails is marked, and the suite goes on."""
+def run_suite(request: SuiteRequest, evaluate: Callable[[list[str]], object]) -> None:
+    """Run every step that is not finished; one that fails is marked, and the suite goes on.
+
+    Args:
+        request: Which suite, and what of it.
+        evaluate: Runs `harness eval ...`, given what follows `harness`.
+    """
     from harness.core.runs import run_finished
     from harness.evaluation.suite_report import read_cell, write_report
 
@@ -56,7 +62,7 @@ def run_suite(request: SuiteRequest) -> None:
         if step.kind != "cell" and run_finished(step.folder):
             continue
         typer.echo(f"[{number}/{len(steps)}] {_command(step)}")
-        why = _in_process(step) if step.kind == "cell" else _subprocess(step)
+        why = _in_process(step, evaluate) if step.kind == "cell" else _subprocess(step)
         if why:
             missing[step.name] = why
             typer.echo(f"not finished: {why}", err=True)
@@ -84,12 +90,10 @@ def _subprocess(step: Step) -> str:
     return f"exit code {done.returncode}" if done.returncode else ""
 
 
-def _in_process(step: Step) -> str:
+def _in_process(step: Step, evaluate: Callable[[list[str]], object]) -> str:
     """Run a cell here, which spares the imports; why it failed, or nothing."""
-    from harness.cli.evaluate import app, spread
-
     try:
-        app(spread(list(step.arguments))[1:], standalone_mode=False)
+        evaluate(list(step.arguments))
     except HarnessError as error:
         return f"{error.message} {error.hint}".strip()
     return ""

@@ -209,8 +209,9 @@ def _typed(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
     if isinstance(value, dict):
-        places = schema.get("properties", {})
-        return {key: _typed(item, places.get(key, {}), root) for key, item in value.items()}
+        places, others = schema.get("properties", {}), schema.get("additionalProperties", {})
+        others = others if isinstance(others, dict) else {}
+        return {key: _typed(item, places.get(key, others), root) for key, item in value.items()}
     if isinstance(value, list):
         return [_typed(item, schema.get("items", {}), root) for item in value]
     types = schema.get("type", ())

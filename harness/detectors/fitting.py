@@ -25,7 +25,7 @@ from harness.text.reading import read_texts
 from harness.text.victims import Victim
 
 DETECTOR_FILE, STATE_FILE = "detector.json", "state.safetensors"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], seed: int = 0) -> Detector:
@@ -58,7 +58,14 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], see
     return kind(**given).attach(victim)
 
 
-def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextDataset | None, seed: int = 0) -> int:
+def fit_detectors(
+    detectors: Sequence[Detector],
+    victim: Victim,
+    train: TextDataset | None,
+    seed: int = 0,
+    *,
+    other_layers: Sequence[int] = (),
+) -> int:
     """Fit detectors on clean training texts, reading the victim once for all of them.
 
     Only the rows that some detector wants are run through the victim. Fits are kept in, and taken from, the cache.
@@ -68,6 +75,8 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
         victim: Whose features they read.
         train: Training texts with gold labels; may be None when no detector wants any.
         seed: Seed of the draw of training rows.
+        other_layers: Layers to read besides, so that detectors that are fitted one after the other, on the same rows,
+            share one reading.
 
     Returns:
         How many of the training texts that were read are longer than the victim takes, and so were cut.
@@ -98,7 +107,8 @@ def fit_detectors(detectors: Sequence[Detector], victim: Victim, train: TextData
         return truncated
     draws = [_draw(len(train), detector.fit_rows, seed) for detector, _ in unfitted]
     needed = np.unique(np.concatenate(draws))
-    layers = sorted({victim.layer(layer) for detector, _ in unfitted for layer in detector.layers})
+    own = [layer for detector, _ in unfitted for layer in detector.layers]
+    layers = sorted({victim.layer(layer) for layer in (*own, *other_layers)})
     reading = read_texts(victim, [train.texts[i] for i in needed], layers, what="reading training texts")
     for (detector, folder), drawn in zip(unfitted, draws, strict=True):
         if detector.reads_corpus:

@@ -18,8 +18,6 @@ Floats = NDArray[np.float64]
 
 _TILE = 1000  # rows and columns of the kernel matrix made at once: a tile stays in the cache until it is done
 _CHUNK = 1024  # texts projected at once, to bound memory
-_FEW = 4  # texts up to which a projection is bound by reading the references, so that float32 halves its time
-_SHORT = 4.0  # largest ||x||^2 / d of a centred reference for which float32 errs by some 1e-7 of a kernel value
 _BLOCK = 32  # vectors multiplied by the kernel matrix at once; more waste dimensions, fewer waste memory bandwidth
 _RESIDUAL = 1e-9  # of an eigenvector, against the largest eigenvalue
 _NOTHING = 1e-12  # an eigenvalue below this share of the largest is rounding
@@ -65,9 +63,8 @@ def fit_kernel_pca(features: Floats, components: int, title: str) -> tuple[dict[
 class KernelProjection:
     """Projects features on the components that `fit_kernel_pca` found.
 
-    Up to 4 texts at once are multiplied with the references in float32, which reads half the memory. References are
-    moved so that their mean is zero, which an RBF kernel does not see; where they are of usual size then, scores agree
-    with the float64 of larger batches to about 1e-6, and where they are larger, float64 is kept.
+    In float64 whatever the batch: a single text in float32 would read half the memory, and differ from the same text in
+    a batch by about 1e-7. References are moved so that their mean is zero, which an RBF kernel does not see.
 
     Args:
         arrays: What `fit_kernel_pca` returned.
@@ -80,19 +77,11 @@ class KernelProjection:
         self.centre: Floats = reference.mean(axis=0)
         self.reference: Floats = reference - self.centre
         self.norms: Floats = np.einsum("ij,ij->i", self.reference, self.reference)
-        short = self.norms.max() <= _SHORT * reference.shape[1]
-        self.few_reference = self.reference.astype(np.float32) if short else self.reference
 
     def __call__(self, features: Floats) -> Floats:
         """Project (n, d) float64 features, (n, components)."""
         moved = features - self.centre
         projected = np.empty((len(moved), len(self.offset)))
-        if len(moved) <= _FEW:
-            # One by one, so that neighbours do not change a text's last bits.
-            for place, row in enumerate(moved):
-                products = self.few_reference @ row.astype(self.few_reference.dtype)
-                projected[place] = self._project(row, products.astype(np.float64))
-            return projected
         for start in range(0, len(moved), _CHUNK):
             part = moved[start : start + _CHUNK]
             projected[start : start + _CHUNK] = self._project(part, part @ self.reference.T)

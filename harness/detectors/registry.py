@@ -28,3 +28,6 @@ DETECTORS.add("sharpness", "harness.detectors.sharpness:Sharpness", "rise of the
 DETECTORS.add("mlmd", "harness.detectors.mlmd:MLMD", "mask and refill every word, watch the prediction")
 DETECTORS.add("gradmlmd", "harness.detectors.mlmd:GradMLMD", "the same for the words of largest gradient")
 DETECTORS.add("rtd-guard", "harness.detectors.rtd_guard:RTDGuard", "mask what a replaced-token discriminator marks")
+DETECTORS.add(
+    "palimpsest", "harness.detectors.palimpsest:Palimpsest", "find overwritten words, read the text without them"
+)

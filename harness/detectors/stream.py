@@ -18,7 +18,7 @@ from harness.core.files import atomic_writer
 from harness.core.progress import Progress
 from harness.detectors.base import Detector
 from harness.detectors.decisions import ADVERSARIAL, Calibration
-from harness.detectors.fitting import score
+from harness.detectors.scoring import score
 from harness.text.columns import is_missing
 from harness.text.local_files import long_cells
 from harness.text.victims import Victim

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from harness.core.conformal import threshold_at_fpr
 from harness.core.errors import ConfigurationError, VictimError
-from harness.detectors.fitting import load_detector, score
+from harness.detectors.fitting import load_detector
+from harness.detectors.scoring import score
 from harness.text.datasets import TextDataset, source_key
 from harness.text.victims import Victim
 
@@ -32,6 +33,7 @@ def scoring_function(folder: Path, victim: Victim) -> Callable[[Sequence[str]], 
                 f"the detector in {folder} was fitted on another victim than {victim.name!r} (its {key} differs).",
                 "Fit one on this victim: harness detect fit.",
             )
+    detector.attach(victim)
     return lambda texts: score(detector, victim.read(texts, detector.layers))
 
 

@@ -167,8 +167,9 @@ def _write_scores(path: Path, results: Sequence[AttackResult]) -> None:
     for result in results:
         for detector in result.detectors:
             for seed in detector.seeds:
-                positions = [*seed.sample.clean, *seed.sample.adversarial]
-                n = len(positions)
+                n, attacked = len(seed.scores), int(seed.adversarial.sum())
+                # A dear detector scored the first of each only.
+                positions = [*seed.sample.clean[: n - attacked], *seed.sample.adversarial[:attacked]]
                 parts.append(
                     pa.table(
                         {
@@ -192,8 +193,9 @@ def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
     spread = dict.fromkeys((row["n_adversarial"], row["n_clean"], row["n_calibration"]) for row in first)
     counts = "; ".join(f"{a} adversarial, {c} clean, {k} held out" for a, c, k in spread)
     attack = result.attack
+    goal = "" if attack.goal == "flip" else f" ({attack.goal})"
     title = (
-        f"{attack.recipe}{'' if attack.goal == 'flip' else f' ({attack.goal})'} on {attack.dataset}, victim {attack.victim.name}, {settings.scenario.upper()}, "
+        f"{attack.recipe}{goal} on {attack.dataset}, victim {attack.victim.name}, {settings.scenario.upper()}, "
         f"{'mean of seeds' if len(first) > 1 else 'seed'} {seeds} ({counts})"
     )
     notes = []

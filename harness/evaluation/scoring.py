@@ -113,6 +113,7 @@ def fit_all(
     fitted: list[FittedDetector] = []
     unavailable: list[Unavailable] = []
     truncated = 0
+    built: list[tuple[str, str, Detector]] = []
     for spec in specs:
         if spec in folders:
             fitted.append(_load(folders[spec], attack))
@@ -121,11 +122,17 @@ def fit_all(
         called, title = canonical_spec(spec), spec_title(spec)
         common = {key: value for key, value in parameters.items() if key in constructor_parameters(name)}
         try:
-            detector = build_detector(name, attack.victim, {**common, **own}, seed)
-            truncated = max(truncated, fit_detectors([detector], attack.victim, train, seed))
+            built.append((called, title, build_detector(name, attack.victim, {**common, **own}, seed)))
+        except HarnessError as error:
+            unavailable.append(Unavailable(called, title, f"{error.message} {error.hint}".strip()))
+    layers = [layer for *_, detector in built for layer in detector.layers]
+    for called, title, detector in built:
+        try:
+            cut = fit_detectors([detector], attack.victim, train, seed, other_layers=layers)
         except HarnessError as error:
             unavailable.append(Unavailable(called, title, f"{error.message} {error.hint}".strip()))
             continue
+        truncated = max(truncated, cut)
         wanted = detector.fit_rows
         facts = {
             "train_rows_offered": offered,

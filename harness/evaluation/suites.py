@@ -18,8 +18,9 @@ from harness.core.errors import ConfigurationError, UnknownNameError
 
 ONE_FORWARD = ("rde", "rde-empirical", "rde-linear", "mle", "msp", "entropy", "energy", "maxlogit")
 GEOMETRY = ("mahalanobis", "rmd", "knn", "lid", "rmd:layer=all", "knn:layer=all")
-FEW_FORWARDS = ("palimpsest", "fgws", "gradmask", "sharpness", "ppl", "rtd-guard")
-DEAR = ("msp", "rde", "palimpsest", "rsv", "addmu", "wdr", "mlmd", "gradmlmd")
+FEW_FORWARDS = ("palimpsest", "fgws")
+# Backward passes and other models cost as much as many forwards.
+DEAR = ("gradmask", "sharpness", "ppl", "rtd-guard", "rsv", "addmu", "wdr", "mlmd", "gradmlmd")
 
 Kind = Literal["victim", "attack", "cell"]
 
@@ -82,8 +83,8 @@ class Suite:
         families: Of attacks.
         goals: Name -> further arguments of the attack.
         attack_arguments: Further arguments of all attacks.
-        detectors: Those of at most ten forwards, scored on all texts of a sample.
-        dear: Those of more, scored on the first texts of a sample in a cell of their own.
+        detectors: Those that are scored on all texts of all seeds.
+        dear: Those that cost more, scored on one small sample in a cell of their own, with the references.
         scenarios: Of the cells.
         evaluation_arguments: Further arguments of all cells.
         dear_arguments: Further arguments of cells of dear detectors.
@@ -131,10 +132,13 @@ OFFLINE = Suite(
     # The search asks in bf16, which halves its time; the cells ask every text again in fp32.
     attack_arguments=("--dtype", "bf16", "--threads", "1"),
     detectors=(*ONE_FORWARD, *GEOMETRY, *FEW_FORWARDS),
-    dear=DEAR,
+    dear=("rde", "msp", "palimpsest", *DEAR),
     scenarios=("s1", "matched"),
-    evaluation_arguments=("--seeds", "0,1,2", "--validation-fraction", "0.3", "--words"),
-    dear_arguments=("--seeds", "0", "--validation-fraction", "0.3", "--dear-texts", "50"),
+    evaluation_arguments=(*("--seeds", "0,1,2", "--validation-fraction", "0.3"), *("--train-limit", "4000", "--words")),
+    dear_arguments=(
+        *("--seeds", "0", "--validation-fraction", "0.3", "--train-limit", "4000"),
+        *("--target", "50", "--dear-texts", "50"),
+    ),
 )
 RDE_2022 = Suite(
     name="rde-2022",

@@ -59,8 +59,12 @@ def detection_groups(rows: Sequence[Row]) -> list[Group]:
     rows = [{**LATER_KEYS, **row} for row in rows]
     ordered = sorted(rows, key=lambda row: sort_key(row, SORTED_BY["detection"]))
     for key, members in groupby(ordered, _group_key):
+        # A cell of dear detectors draws fewer texts, of the references too: another sample, not another seed.
+        by_sample = sorted(members, key=lambda row: (row["detector"], _sample(row)))
         bundles = [
-            bundle for _, same in groupby(members, lambda row: row["detector"]) for bundle in by_seed(list(same))
+            bundle
+            for _, same in groupby(by_sample, lambda row: (row["detector"], _sample(row)))
+            for bundle in by_seed(list(same))
         ]
         # A stable sort: detectors of equal AUC stay in order of their names. Those that trained on adversarial texts
         # are a class of their own, and come last.
@@ -78,6 +82,12 @@ def detection_groups(rows: Sequence[Row]) -> list[Group]:
 
 def _group_key(row: Row) -> tuple[str, str, str, str, str]:
     return row["dataset"], row["recipe"], row["goal"], row["victim"], row["scenario"]
+
+
+def _sample(row: Row) -> str:
+    """What decides how many texts a row is about."""
+    sampling = row["protocol"].get("sampling", {})
+    return str([sampling.get(key) for key in ("target", "validation_fraction", "dear_texts")])
 
 
 def _line(rows: list[Row]) -> Line:

@@ -45,7 +45,54 @@ def test_schema_and_code_name_the_same_metrics() -> None:
     rows._validator("detection").check_schema(schema)
     metrics = schema["properties"]["metrics"]
     assert tuple(metrics["properties"]) == tuple(metrics["required"]) == DETECTION_METRICS
-    assert set(schema["required"]) == set(schema["properties"])
+    # Rows of earlier versions lack what was added since.
+    later = {"goal", "trains_on_adversarial_texts", "limited", "comparisons", "failures", "prevalence", "words"}
+    assert set(schema["required"]) == set(schema["properties"]) - later
+
+
+def later_keys() -> dict[str, Any]:
+    """What rows hold besides since detectors are compared in one protocol."""
+    estimate = {"value": 0.5, "low": None, "high": 1}
+    difference = {"value": -0.25, "low": -1, "high": 1}
+    return {
+        "goal": "flip, p >= 0.9",
+        "trains_on_adversarial_texts": False,
+        "limited": True,
+        "comparisons": [{"reference": "msp", "auc_difference": difference, "p": 0, "p_holm": None}],
+        "failures": {"texts": 3, "auc_against_clean": 1, "flagged": {"10": 1}},
+        "prevalence": {"0.01": {"precision_1": None, "precision_10": 1}},
+        "words": {"metrics": {"auc": estimate}, "texts": 2, "words": 20, "substituted": 3},
+    }
+
+
+def test_later_keys_are_part_of_the_id_whatever_the_type_of_their_numbers(tmp_path: Path) -> None:
+    row = finish_row(make_row(**later_keys()))
+    assert row["id"] != ID
+    floats = later_keys()
+    floats["words"]["metrics"]["auc"]["high"] = floats["failures"]["flagged"]["10"] = 1.0
+    floats["failures"]["auc_against_clean"] = floats["prevalence"]["0.01"]["precision_10"] = 1.0
+    assert finish_row(make_row(**floats))["id"] == row["id"]
+    write_row(tmp_path, row)
+    assert read_rows(tmp_path, "detection") == [row]
+    for key, value in later_keys().items():
+        assert finish_row(make_row(**{key: value}))["id"] != ID, key
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("goal", "", "goal"),
+        ("limited", 1, "limited"),
+        ("comparisons", [{"reference": "rde"}], "comparisons"),
+        ("failures", {"texts": 0, "auc_against_clean": 0.5, "flagged": {}}, "failures.texts"),
+        ("failures", {"texts": 1, "auc_against_clean": 0.5, "flagged": {"10": 2}}, "flagged"),
+        ("prevalence", {"0.01": {"precision_1": 1.5}}, "prevalence"),
+        ("words", {"metrics": {"auc": 0.5}, "texts": 1, "words": 1, "substituted": 1}, "words"),
+    ],
+)
+def test_later_keys_are_checked(key: str, value: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        finish_row(make_row(**{key: value}))
 
 
 def test_id_is_pinned_and_leaves_out_cost_and_run() -> None:

@@ -125,8 +125,7 @@ def test_a_score_does_not_depend_on_the_other_texts(data):
     alone = np.concatenate(
         [detector.score(outputs(test[i : i + 1], predictions[i : i + 1], 3)) for i in range(len(test))]
     )
-    # A few texts at once are projected in float32.
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
     assert detector.score(outputs(test[:0], predictions[:0], 3)).shape == (0,)
 
 

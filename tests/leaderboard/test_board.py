@@ -79,20 +79,21 @@ def records(text: str) -> list[dict[str, str]]:
 
 
 def test_columns_are_pinned() -> None:
-    assert COLUMNS[:12] == (
-        *("dataset", "recipe", "victim", "detector", "scenario"),
+    assert COLUMNS[:15] == (
+        *("dataset", "recipe", "goal", "victim", "detector", "scenario"),
         *("seed", "n_clean", "n_adversarial", "n_calibration"),
+        *("trains_on_adversarial_texts", "limited"),
         *("auc", "auc_low", "auc_high"),
     )
-    assert COLUMNS[-7:] == (
+    assert COLUMNS[-9:] == (
         *("heldout_f1_10", "heldout_f1_10_low", "heldout_f1_10_high"),
-        *("forwards_per_text", "ms_per_text", "run", "id"),
+        *("forwards_per_text", "backwards_per_text", "other_forwards_per_text", "ms_per_text", "run", "id"),
     )
-    assert COLUMNS[42:48] == (
+    assert COLUMNS[45:51] == (
         *("realised_fpr_5", "realised_fpr_5_low", "realised_fpr_5_high"),
         *("realised_fpr", "realised_fpr_low", "realised_fpr_high"),
     )
-    assert len(COLUMNS) == len(set(COLUMNS)) == 9 + 3 * 14 + 4
+    assert len(COLUMNS) == len(set(COLUMNS)) == 12 + 3 * 14 + 6
 
 
 def test_opens_with_pandas(tmp_path: Path) -> None:
@@ -289,6 +290,57 @@ def test_one_seed_twice_is_not_averaged() -> None:
     [group] = groups(rows)
     assert [line.cells[0].value for line in group.lines] == ["90.0", "80.0"]
     assert [line.seeds for line in group.lines] == ["seed 0", "seed 0"]
+
+
+def test_rows_of_earlier_versions_are_flips_of_detectors_that_train_on_none() -> None:
+    [record] = records(to_csv([make_row()]))
+    assert [record[key] for key in ("goal", "trains_on_adversarial_texts", "limited")] == ["flip", "false", "false"]
+    assert record["backwards_per_text"] == record["other_forwards_per_text"] == ""
+    said = make_row(goal="flip, p >= 0.9", trains_on_adversarial_texts=True, limited=True)
+    [record] = records(to_csv([said]))
+    told = [record[key] for key in ("goal", "trains_on_adversarial_texts", "limited")]
+    assert told == ["flip, p >= 0.9", "true", "true"]
+
+
+def test_another_goal_is_another_table() -> None:
+    rows = [make_row(), make_row(goal="flip"), make_row(goal="flip, p >= 0.9", detector="far")]
+    first, second = groups(rows)
+    assert (first.goal, second.goal) == ("flip", "flip, p >= 0.9")
+    assert [line.detector for line in second.lines] == ["far"]
+    assert "textfooler" in render(rows)
+    assert "(flip, p &gt;= 0.9)" in render(rows)
+    assert "(flip)" not in render(rows)
+
+
+def test_what_trained_on_adversarial_texts_comes_last_and_says_so() -> None:
+    rows = [
+        make_row(0.99, detector="wdr", trains_on_adversarial_texts=True, limited=True),
+        make_row(0.5, detector="rde"),
+        make_row(0.7, detector="rsv", limited=True),
+    ]
+    [group] = groups(rows)
+    assert [line.detector for line in group.lines] == ["rsv", "rde", "wdr"]
+    assert [line.note for line in group.lines] == [
+        "first texts of each sample",
+        "",
+        "trained on adversarial texts, not ranked, first texts of each sample",
+    ]
+    assert "trained on adversarial texts, not ranked" in render(rows)
+
+
+def test_a_smaller_sample_of_a_seed_is_a_line_of_its_own() -> None:
+    small = {"sampling": {"target": 50}}
+    rows = [
+        *(make_row(0.8 + seed / 100, seed=seed, protocol={"sampling": {"target": 500}}) for seed in (0, 1, 2)),
+        make_row(0.6, seed=0, n_clean=50, protocol=small),
+        make_row(0.7, seed=0, n_clean=50, detector="rsv", protocol=small),
+    ]
+    [group] = groups(rows)
+    assert [(line.detector, line.seeds, line.texts[0], line.cells[0].value) for line in group.lines] == [
+        ("rde", "mean of seeds 0, 1, 2", "1,000", "81.0"),
+        ("rsv", "seed 0", "50", "70.0"),
+        ("rde", "seed 0", "50", "60.0"),
+    ]
 
 
 def test_highest_auc_first() -> None:

@@ -5,6 +5,7 @@ The oracle is the model alone, without a class of ours: one text, no padding, an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +30,8 @@ from harness.text.starting_points import load_starting_point  # noqa: E402
 from harness.text.victims import Victim, token_limit  # noqa: E402
 
 LONGEST = 24
-PAD, BOS, EOS, UNK, MASK = range(5)
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+BOS, PAD, EOS, UNK, MASK = range(5)  # as RoBERTa's; MPNet takes no other padding than 1
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 DECODERS = sorted(kind for kind, known in ARCHITECTURES.items() if known.finds_padding)
 # A case is an architecture as it is, or something that may be otherwise in it.
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -150,8 +151,8 @@ def made_model(kind: str, vocabulary: int, changes: dict[str, Any]) -> Any:
     sizes = {**SMALL, **SIZES.get(kind, {}), **changes, "vocab_size": vocabulary, "num_labels": 3}
     ids = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "sep_token_id": EOS, "cls_token_id": BOS}
     sizes = {**ids, "pad_token_id": None if kind in DECODERS and kind not in ("gemma", "opt") else PAD, **sizes}
-    if kind == "xlnet":
-        del sizes["max_position_embeddings"]  # has none
+    if kind in ("xlnet", "bloom"):
+        del sizes["max_position_embeddings"]  # they have none
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **sizes))
@@ -189,27 +190,30 @@ def case(request: pytest.FixtureRequest, opened: Callable[[str], Case]) -> Case:
 class Alone(NamedTuple):
     """What a model says of one text by itself."""
 
-    ids: list[int]
     logits: np.ndarray
     states: list[np.ndarray]  # (tokens, d) each
     read: np.ndarray  # what its head was given
 
 
+@functools.cache
 def alone(case: Case, text: str) -> Alone:
     model, tokenizer = case.victim.model, tokenizer_of(case.kind)
-    ids = tokenizer(text, truncation=True, max_length=LONGEST)["input_ids"] or [EOS]
+    encoded = tokenizer(text, truncation=True, max_length=LONGEST)
+    inputs = {"input_ids": torch.tensor([encoded["input_ids"] or [EOS]])}
+    if case.kind == "xlnet":  # whose segments matter
+        inputs["token_type_ids"] = torch.tensor([encoded["token_type_ids"]])
     given: list[Any] = []
     hook = model.get_submodule(HEADS[case.kind]).register_forward_pre_hook(lambda _, args: given.append(args[0]))
     try:
         with torch.no_grad():
-            output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+            output = model(**inputs, output_hidden_states=True)
     finally:
         hook.remove()
     states = output.decoder_hidden_states if case.kind == "bart" else output.hidden_states
     read = given[0][0]
     if case.kind in DECODERS:
         read = read[-1]  # the last token: there is no padding here
-    return Alone(ids, output.logits[0].numpy(), [state[0].numpy() for state in states], read.numpy())
+    return Alone(output.logits[0].numpy(), [state[0].numpy() for state in states], read.numpy())
 
 
 def test_the_last_layer_is_what_the_head_reads(case: Case) -> None:
@@ -226,10 +230,11 @@ def test_the_last_layer_is_what_the_head_reads(case: Case) -> None:
 
 def test_the_models_own_head_makes_its_logits_of_our_features(case: Case) -> None:
     """The head is run as it is, and given what was read instead of what it reads."""
-    outputs = case.victim.read(TEXTS, [-1])
+    texts = TEXTS[:4]
+    outputs = case.victim.read(texts, [-1])
     (features,) = outputs.features.values()
     model = case.victim.model
-    for row, text in enumerate(TEXTS):
+    for row, text in enumerate(texts):
         vector = torch.as_tensor(features[row])
 
         def instead(_: Any, args: Any, vector: Any = vector) -> Any:
@@ -239,7 +244,7 @@ def test_the_models_own_head_makes_its_logits_of_our_features(case: Case) -> Non
         try:
             with torch.no_grad():
                 # Any text will do: nothing but the features decides.
-                other = case.victim.encode(["nothing" if text != "nothing" else ""])["input_ids"]
+                other = case.victim.encode([text[::-1]])["input_ids"]
                 logits = model(input_ids=torch.tensor(other)).logits[0]
         finally:
             hook.remove()
@@ -272,7 +277,7 @@ def test_batches_do_not_matter(case: Case) -> None:
     order = np.random.default_rng(0).permutation(len(TEXTS))
     before = victim.batch_size
     try:
-        for size in (1, 2, 9):
+        for size in (1, 9):
             victim.batch_size = size
             other = victim.read([TEXTS[i] for i in order], layers)
             np.testing.assert_allclose(other.logits, together.logits[order], atol=2e-5, rtol=1e-4)
@@ -282,8 +287,12 @@ def test_batches_do_not_matter(case: Case) -> None:
         victim.batch_size = before
 
 
-def test_gradients_are_slopes_whatever_the_batch(case: Case) -> None:
+@pytest.mark.parametrize(
+    "name", ["albert", "bart", "bart-scaled", "deberta", "gemma", "gpt2", "llama", "modernbert-mean", "opt", "xlnet"]
+)
+def test_gradients_are_slopes_whatever_the_batch(opened: Callable[[str], Case], name: str) -> None:
     """Central differences of the loss along each text's own gradient, with the text alone."""
+    case = opened(name)
     victim = case.victim
     texts = ["a good film", "x", "it was a long"]
     found = token_gradients(victim, texts)
@@ -293,13 +302,13 @@ def test_gradients_are_slopes_whatever_the_batch(case: Case) -> None:
         assert at.gradient.shape == (len(at.ids), victim.model.get_input_embeddings().weight.shape[1])
         norm = float(np.linalg.norm(at.gradient.astype(np.float64)))
         label = int(victim.read([text]).predictions[0])
-        step = 2e-3
+        step = 1e-4
         losses = []
         for sign in (-1, 1):
             moved = perturbed_logits(case, at.ids, sign * step * at.gradient / norm)
             losses.append(float(torch.logsumexp(moved, 0) - moved[label]))
         assert norm > 1e-3
-        assert norm == pytest.approx((losses[1] - losses[0]) / (2 * step), rel=0.02)
+        assert norm == pytest.approx((losses[1] - losses[0]) / (2 * step), rel=2e-3)
 
 
 def perturbed_logits(case: Case, ids: np.ndarray, shift: np.ndarray) -> torch.Tensor:
@@ -315,6 +324,8 @@ def perturbed_logits(case: Case, ids: np.ndarray, shift: np.ndarray) -> torch.Te
     rows = torch.cat([table, table[torch.as_tensor(ids)] + torch.as_tensor(shift, dtype=torch.float64)])
     own = torch.arange(len(ids)) + len(table)
     given: dict[str, Any] = {"input_ids": own[None], "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    if case.kind == "xlnet":
+        given["token_type_ids"] = torch.tensor([[*[0] * (len(ids) - 1), 2]])
     names = case.victim.architecture.embeddings
     places = [model.get_submodule(name) for name in names] if names else [model.get_input_embeddings()]
     for place in places:
@@ -409,7 +420,7 @@ def test_a_text_without_tokens_is_one_start_token(opened: Callable[[str], Case])
     assert encoded["input_ids"][0] == [EOS]
     assert encoded["attention_mask"][0] == [1]
     assert encoded["offset_mapping"][0] == [(0, 0)]
-    assert token_words(victim, ["", "x y"]) == [[-1], [0, 1, 1]]
+    assert token_words(victim, ["", "x yz"]) == [[-1], [0, -1, 1, 1]]
     assert [at.gradient.shape for at in token_gradients(victim, ["", "x"])] == [(1, 32)] * 2
     assert opened("llama").victim.encode([""])["input_ids"] == [[BOS]]
 

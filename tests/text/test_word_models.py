@@ -249,7 +249,8 @@ def test_gradients_at_the_word_vectors_are_slopes(victim: Victim) -> None:
 
 
 def test_detectors_read_the_pooled_features(victim: Victim) -> None:
-    from harness.detectors.fitting import build_detector, fit_detectors, score
+    from harness.detectors.fitting import build_detector, fit_detectors
+    from harness.detectors.scoring import score
 
     draw = np.random.default_rng(0)
     words = ["a", "warm", "funny", "film", "dull", "long", "b", "c"]
