@@ -31,7 +31,7 @@ class SuiteRequest:
 
 
 def run_suite(request: SuiteRequest, evaluate: Callable[[list[str]], object]) -> None:
-    """Run every step that is not finished; one that fails is marked, and the suite goes on.
+    """Run every step that is not finished (a finished cell is read back); one that fails is marked, the others go on.
 
     Args:
         request: Which suite, and what of it.
@@ -66,7 +66,7 @@ def run_suite(request: SuiteRequest, evaluate: Callable[[list[str]], object]) ->
         if why:
             missing[step.name] = why
             typer.echo(f"not finished: {why}", err=True)
-    cells = [read_cell(step) for step in steps if step.kind == "cell" and run_finished(step.folder)]
+    cells = [read_cell(step) for step in steps if step.kind == "cell" and step.name not in missing]
     if not cells:
         raise HarnessError("no cell of the suite is finished.", next(iter(missing.values()), ""))
     report = write_report(request.out, cells, missing)

@@ -25,7 +25,7 @@ from harness.text.reading import read_texts
 from harness.text.victims import Victim
 
 DETECTOR_FILE, STATE_FILE = "detector.json", "state.safetensors"
-_FORMAT = 2
+_FORMAT = 3
 
 
 def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], seed: int = 0) -> Detector:

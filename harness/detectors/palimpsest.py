@@ -16,6 +16,7 @@ from harness.text.victims import VictimOutputs
 from harness.text.word_states import read_word_states, state_layers
 
 _PROBE_WORDS = 60_000
+_SUSPECT = -1.0  # log-odds from which a word is masked
 _UNREAD = -20.0  # log-odds of a word beyond the victim's cut: no evidence
 _SURE = 1e-4
 _SIGNALS = 3
@@ -33,7 +34,7 @@ class Palimpsest(QueryDetector):
     typing errors), which words are no longer a text's own; it reads the victim's states of the word in four layers and
     statistics of word counts. With e_i its log-odds at word i, y the victim's prediction on x:
 
-        masked(x) = logit of 1 - p(y | x without the words with e_i > 0)
+        masked(x) = logit of 1 - p(y | x without the words with e_i > -1)
         reader(x) = max over c != y of r_c - r_y, with r a linear reader of the class from the mean state, in the
                     layer at a third of the depth, of the words weighted by 1 - sigmoid(e_i)
         evidence(x) = mean over i of sigmoid(e_i)
@@ -194,7 +195,8 @@ class Palimpsest(QueryDetector):
             return signals
         reading, mask, rows = self._read(texts, owns), mask_word(self.victim), np.arange(len(texts))
         hidden = [
-            mask_words(t, np.flatnonzero(e > 0).tolist(), mask) for t, e in zip(texts, reading.evidence, strict=True)
+            mask_words(t, np.flatnonzero(e > _SUSPECT).tolist(), mask)
+            for t, e in zip(texts, reading.evidence, strict=True)
         ]
         left = np.clip(self.victim.read(hidden).probabilities[rows, labels], _SURE, 1 - _SURE)
         signals[:, 0] = np.log(1 - left) - np.log(left)

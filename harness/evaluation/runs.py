@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigurationError
-from harness.core.files import atomic_writer, hash_file, hash_json, write_json
+from harness.core.files import atomic_writer, hash_file, hash_json, read_json, write_json
 from harness.core.runs import Run
 from harness.detectors.fitting import DETECTOR_FILE
 from harness.detectors.registry import DETECTORS
@@ -20,6 +20,7 @@ from harness.evaluation.figures import draw_histograms, draw_roc
 from harness.text.sources import dataset_pointer
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.parquet"
+_FORMAT = 2  # of the results file
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
     attacks = [load(folder) for folder in request.attacks]
     tune_attack = None if request.tune_attack is None else load(request.tune_attack)
     config = {
+        "format": _FORMAT,
         "attacks": [_identity(attack) for attack in attacks],
         "tune_attack": None if tune_attack is None else _identity(tune_attack),
         "detectors": [hash_file(folders[n] / DETECTOR_FILE) if n in folders else n for n in specs],
@@ -102,13 +104,14 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
     }
     name = hash_json(config)[:8]
     with Run(out or Path("runs", f"eval-{name}"), "eval detect", config) as run:
-        results = [
-            evaluate_attack(attack, specs, request.parameters, request.settings, run.id, folders, tune_attack)
-            for attack in attacks
-        ]
-        run.finish(_write(run, results), seeds=list(request.settings.seeds))
-    rows = [row for result in results for detector in result.detectors for row in detector.rows]
-    return EvaluationOutcome(run.folder, [_table(result, request.settings) for result in results], rows)
+        if not run.finished:
+            results = [
+                evaluate_attack(attack, specs, request.parameters, request.settings, run.id, folders, tune_attack)
+                for attack in attacks
+            ]
+            run.finish(_write(run, results, request.settings), seeds=list(request.settings.seeds))
+        kept = read_json(run.path(RESULTS_FILE))
+    return EvaluationOutcome(run.folder, [_table(found) for found in kept], [row for f in kept for row in f["rows"]])
 
 
 def _identity(attack: EvaluatedAttack) -> dict[str, Any]:
@@ -123,13 +126,15 @@ def _identity(attack: EvaluatedAttack) -> dict[str, Any]:
     }
 
 
-def _write(run: Run, results: Sequence[AttackResult]) -> list[str]:
+def _write(run: Run, results: Sequence[AttackResult], settings: EvaluationSettings) -> list[str]:
     """Write results, scores and pictures; return their names."""
     names = [RESULTS_FILE, SCORES_FILE]
     write_json(
         run.path(RESULTS_FILE),
         [
             {
+                "title": _title(result, settings),
+                "notes": _notes(result, settings),
                 "rows": [row for detector in result.detectors for row in detector.rows],
                 "mean_over_seeds": {
                     detector.detector: {
@@ -187,17 +192,21 @@ def _write_scores(path: Path, results: Sequence[AttackResult]) -> None:
         pq.write_table(pa.concat_tables(parts), handle)
 
 
-def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
+def _title(result: AttackResult, settings: EvaluationSettings) -> str:
     first = result.detectors[0].rows
     seeds = ", ".join(str(row["seed"]) for row in first)
     spread = dict.fromkeys((row["n_adversarial"], row["n_clean"], row["n_calibration"]) for row in first)
     counts = "; ".join(f"{a} adversarial, {c} clean, {k} held out" for a, c, k in spread)
     attack = result.attack
     goal = "" if attack.goal == "flip" else f" ({attack.goal})"
-    title = (
+    return (
         f"{attack.recipe}{goal} on {attack.dataset}, victim {attack.victim.name}, {settings.scenario.upper()}, "
         f"{'mean of seeds' if len(first) > 1 else 'seed'} {seeds} ({counts})"
     )
+
+
+def _notes(result: AttackResult, settings: EvaluationSettings) -> list[str]:
+    first, attack = result.detectors[0].rows, result.attack
     notes = []
     source = first[0]["protocol"]["calibration"]["source"]
     if source is None:
@@ -218,14 +227,20 @@ def _table(result: AttackResult, settings: EvaluationSettings) -> ResultTable:
         notes.append(f"every text was asked again: the attack knew another victim or precision ({told}).")
     if result.stale:
         notes.append(f"{result.stale} adversarial texts are classified right by the loaded victim (rounding).")
-    notes += result.notes
+    return [*notes, *result.notes]
+
+
+def _table(found: Mapping[str, Any]) -> ResultTable:
+    """The table of one attack, from what its run keeps."""
+    asked = dict.fromkeys(row["detector"] for row in found["rows"])
+    means = [found["mean_over_seeds"][name] for name in asked]
     rows = [
         {
-            "detector": detector.title,
-            "metrics": detector.mean,
-            "comparisons": {found["reference"]: found for found in detector.comparisons},
-            "cost": detector.cost,
+            "detector": mean["title"],
+            "metrics": mean["metrics"],
+            "comparisons": {compared["reference"]: compared for compared in mean["comparisons"]},
+            "cost": mean["cost"],
         }
-        for detector in sorted(result.detectors, key=lambda detector: detector.trains)
+        for mean in sorted(means, key=lambda mean: bool(mean["trains_on_adversarial_texts"]))
     ]
-    return ResultTable(title, rows, notes)
+    return ResultTable(found["title"], rows, found["notes"])

@@ -63,7 +63,7 @@ def slow_score(detector, victim, text):
     bag = weighted / max(total, 1e-3)
     r = float((arrays["reader_weights"][0] @ bag if total else 0.0) + arrays["reader_bias"][0])
     y = int(victim.read([text]).probabilities[0].argmax())
-    hidden = mask_words(text, [i for i, e in enumerate(odds) if e > 0], mask_word(victim))
+    hidden = mask_words(text, [i for i, e in enumerate(odds) if e > -1], mask_word(victim))
     p = min(max(victim.read([hidden]).probabilities[0, y], 1e-4), 1 - 1e-4)
     read = [1 / (1 + math.exp(-e)) for e in odds if e > -20]
     signals = [math.log((1 - p) / p), -r if y == 1 else r, sum(read) / len(read) if read else 0.0]

@@ -59,6 +59,16 @@ def test_rows_hold_what_the_scores_give(scenario, attacked, tmp_path):
                 assert 0 <= found["low"] <= found["high"] <= 1
 
 
+def test_a_finished_run_is_read_back_and_not_computed_again(attacked, tmp_path, monkeypatch):
+    first = run_evaluation(request(attacked), tmp_path / "out")
+    monkeypatch.setattr("harness.evaluation.runs.evaluate_attack", lambda *_: pytest.fail("computed again"))
+    again = run_evaluation(request(attacked), tmp_path / "out")
+    assert again == first
+    assert [row["detector"] for row in again.tables[0].rows] == ["RDE(-MCD)", "MLE", "MSP"]
+    with pytest.raises(ConfigurationError):
+        run_evaluation(request(attacked, detectors=("msp",)), tmp_path / "out")
+
+
 def test_the_heldout_threshold_comes_from_originals_of_validation_rows(attacked, tiny_victim_folder, tmp_path):
     outcome = run_evaluation(request(attacked, detectors=("msp",), seeds=(3,)), tmp_path / "out")
     rows = read_rows(attacked)
