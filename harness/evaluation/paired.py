@@ -34,7 +34,7 @@ class AUCDifference:
         value: AUC of the detector less that of the reference.
         low: Lower bound of the percentile interval; NaN where the bootstrap could not give it.
         high: Upper bound.
-        p: Two-sided p-value of no difference, by inversion of the percentile interval; never below 2/(B + 1).
+        p: Two-sided p-value of no difference, see `bootstrap_p`.
         p_holm: The same after Holm's correction over all comparisons of one call.
     """
 
@@ -90,7 +90,8 @@ def compare_aucs(
     for name, reference in pairs:
         apart = drawn[name] - drawn[reference]
         low, high = percentile_interval(apart, level)
-        found.append((name, reference, values[name] - values[reference], low, high, inverted_p(apart)))
+        difference = values[name] - values[reference]
+        found.append((name, reference, difference, low, high, bootstrap_p(difference, apart)))
     corrected = holm([p for *_, p in found])
     return [AUCDifference(*row, float(p)) for row, p in zip(found, corrected, strict=True)]
 
@@ -141,19 +142,24 @@ def auc_replicates(
     return value, {name: np.concatenate(chunks) for name, chunks in drawn.items()}
 
 
-def inverted_p(replicates: Floats) -> float:
-    """Two-sided p-value of "the difference is 0": one less the level at which the percentile interval reaches 0.
+def bootstrap_p(value: float, replicates: Floats) -> float:
+    """Two-sided p-value of "the difference is 0": the value against the normal with the replicates' deviation.
+
+    As in pROC's bootstrap test of two paired curves (Robin et al., BMC Bioinformatics 12:77, 2011). Counting replicates
+    beyond 0 instead cannot give less than 2/(B + 1), which Holm's correction over some 30 comparisons turns into more
+    than 5 % at B = 1,000, whatever the difference.
 
     Args:
+        value: The difference.
         replicates: (B,) the difference in each bootstrap replicate, NaN where it is undefined.
 
     Returns:
-        2 min((1 + #{d <= 0}) / (B + 1), (1 + #{d >= 0}) / (B + 1)), at most 1, over the defined replicates; NaN if
-        more than half are undefined. The ones added keep a finite number of replicates from claiming p = 0 (Davison
-        and Hinkley, Bootstrap Methods and their Application, 1997).
+        The p-value; 1 where no replicate differs from a value of 0, NaN if more than half are undefined.
     """
     defined = replicates[~np.isnan(replicates)]
-    if not defined.size or 2 * defined.size < replicates.size:
+    if defined.size < 2 or 2 * defined.size < replicates.size:
         return math.nan
-    tail = 1 + min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * tail / (defined.size + 1))
+    deviation = float(defined.std(ddof=1))
+    if deviation == 0:
+        return float(value == 0)
+    return math.erfc(abs(value) / deviation / math.sqrt(2))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from harness.core.comparisons import delong_test, holm
@@ -13,7 +14,7 @@ from harness.core.errors import DataError
 from harness.core.stats import cluster_weights
 from harness.evaluation.auc import WeightedAUC
 from harness.evaluation.metrics import mean_over_seeds
-from harness.evaluation.paired import auc_replicates, compare_aucs, inverted_p
+from harness.evaluation.paired import auc_replicates, bootstrap_p, compare_aucs
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,7 +79,7 @@ def test_differences_join_their_pieces() -> None:
         assert one.value == pytest.approx(mean_auc(pair[0], ones) - mean_auc(pair[1], ones))
         drawn = np.array([mean_auc(pair[0], row) - mean_auc(pair[1], row) for row in weights])
         assert (one.low, one.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
-        assert one.p == pytest.approx(2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / 61)
+        assert one.p == pytest.approx(2 * norm.sf(abs(one.value), scale=drawn.std(ddof=1)))
     assert [g.p_holm for g in got] == pytest.approx(holm([g.p for g in got]).tolist())
     assert got == compare_aucs(scores, adversarial, clusters, ["rde", "msp"], replicates=60, seed=3)
 
@@ -99,12 +100,22 @@ def test_equal_detectors_do_not_differ() -> None:
     assert compare_aucs({"a": first}, adversarial, clusters, ["a"]) == []
 
 
-def test_p_is_the_inverted_interval() -> None:
-    assert inverted_p(np.array([1.0, 2.0, 3.0])) == 2 * 1 / 4
-    assert inverted_p(np.array([-1.0, 1.0, 2.0, 3.0, math.nan])) == 2 * 2 / 5
-    assert inverted_p(np.array([-1.0, 0.0, 1.0])) == 1
-    assert math.isnan(inverted_p(np.array([1.0, math.nan, math.nan])))
-    assert math.isnan(inverted_p(np.array([])))
+def test_p_is_the_normal_tail_of_the_replicates_deviation() -> None:
+    assert bootstrap_p(0.02, np.array([0.01, 0.02, 0.03])) == pytest.approx(2 * norm.sf(2))
+    assert bootstrap_p(-0.02, np.array([0.01, 0.03, 0.02, math.nan])) == pytest.approx(2 * norm.sf(2))
+    assert bootstrap_p(0.0, np.zeros(3)) == 1
+    assert bootstrap_p(0.1, np.full(3, 0.1)) == 0
+    assert math.isnan(bootstrap_p(1.0, np.array([1.0, math.nan, math.nan])))
+    assert math.isnan(bootstrap_p(1.0, np.array([])))
+
+
+def test_a_clear_difference_survives_the_correction() -> None:
+    near, far = problem(4, (0.1,))[0][0], [problem(4, (0.1, 8.0))[0][1]] * 20
+    _, adversarial, clusters = problem(4, (0.1,))
+    scores = {"ours": [a + 5 * y for a, y in zip(near, adversarial, strict=True)]}
+    scores |= {f"other{number}": noise for number, noise in enumerate(far)}
+    found = compare_aucs(scores, adversarial, clusters, ["other0", "other1"], replicates=100)
+    assert all(one.p_holm < 0.001 for one in found if one.detector == "ours")
 
 
 def test_interval_covers_and_level_holds_with_paired_texts() -> None:
