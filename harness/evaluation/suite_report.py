@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.core.files import read_json, write_json, write_text
+from harness.detectors.registry import DETECTORS
 from harness.evaluation.critical_difference import draw_critical_difference
 from harness.evaluation.ranks import CriticalDifference, critical_difference
 from harness.evaluation.runs import RESULTS_FILE
@@ -122,7 +123,7 @@ def _table(title: str, cells: Sequence[FilledCell], ranks: CriticalDifference | 
         costs = [cell.means[name]["cost"] for cell in cells if name in cell.means]
         rank = "" if ranks is None or name not in ranks.names else f"{ranks.ranks[ranks.names.index(name)]:.1f}"
         told = [
-            f"`{name}`" + (" (trains on attacks)" if trains else ""),
+            f"`{name}`" + _mark(name),
             *("n/a" if value is None else f"{100 * value:.1f}" for value in aucs),
             f"{100 * mean:.1f}" if len(known) == len(cells) else "",
             rank,
@@ -146,6 +147,13 @@ def _table(title: str, cells: Sequence[FilledCell], ranks: CriticalDifference | 
         f"## {title}\n\nAUC in percent, mean over seeds.\n\n{body}\n{notes}"
         f"Adversarial + clean texts a seed: {'; '.join(counts)}.\n"
     )
+
+
+def _mark(name: str) -> str:
+    """What a detector saw of attacks; nothing for one that was fitted before, whose folder names it."""
+    kind = name.partition(":")[0]
+    seen = DETECTORS.get(kind).info.adversarial_texts if kind in DETECTORS.names() else "none"
+    return {"none": "", "tunes": " (tuned on attacks)", "trains": " (trains on attacks)"}[seen]
 
 
 def _first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
