@@ -13,10 +13,12 @@ from harness.core.files import read_json, write_json, write_text
 from harness.detectors.registry import DETECTORS
 from harness.evaluation.critical_difference import draw_critical_difference
 from harness.evaluation.ranks import CriticalDifference, critical_difference
+from harness.evaluation.result_rows import REFERENCES
 from harness.evaluation.runs import RESULTS_FILE
 from harness.evaluation.suites import Step
 
 SUMMARY_FILE, TABLES_FILE = "summary.json", "tables.md"
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -127,13 +129,14 @@ def _table(title: str, cells: Sequence[FilledCell], ranks: CriticalDifference | 
             *("n/a" if value is None else f"{100 * value:.1f}" for value in aucs),
             f"{100 * mean:.1f}" if len(known) == len(cells) else "",
             rank,
+            *(_against(name, reference, cells) for reference in REFERENCES),
             f"{np.mean([cost['forwards_per_text'] for cost in costs]):.1f}" if costs else "",
             f"{np.mean([cost['ms_per_text'] for cost in costs]):.1f}" if costs else "",
         ]
         lines.append((trains, len(known) < len(cells), -mean if known else 0.0, told))
     lines.sort(key=lambda line: line[:3])
     columns = [f"{cell.step.cell['dataset']} {cell.step.cell['family']}" for cell in cells]
-    header = ["detector", *columns, "mean", "rank", "forwards", "ms"]
+    header = ["detector", *columns, "mean", "rank", *(f"over {r}" for r in REFERENCES), "forwards", "ms"]
     table = [header, ["---", *("---:" for _ in header[1:])], *(told for *_, told in lines)]
     counts = [
         f"{cell.step.cell['dataset']} {cell.step.cell['family']}: "
@@ -144,7 +147,8 @@ def _table(title: str, cells: Sequence[FilledCell], ranks: CriticalDifference | 
     reasons = {name: why for cell in cells for name, why in cell.unavailable.items()}
     notes = "".join(f"- `{name}` could not be used: {why}\n" for name, why in reasons.items())
     return (
-        f"## {title}\n\nAUC in percent, mean over seeds.\n\n{body}\n{notes}"
+        f"## {title}\n\nAUC in percent, mean over seeds. `over rde`: in how many cells the AUC is above RDE's, then in "
+        f"how many significantly above and below (5 % after Holm's correction in the cell).\n\n{body}\n{notes}"
         f"Adversarial + clean texts a seed: {'; '.join(counts)}.\n"
     )
 
@@ -154,6 +158,24 @@ def _mark(name: str) -> str:
     kind = name.partition(":")[0]
     seen = DETECTORS.get(kind).info.adversarial_texts if kind in DETECTORS.names() else "none"
     return {"none": "", "tunes": " (tuned on attacks)", "trains": " (trains on attacks)"}[seen]
+
+
+def _against(name: str, reference: str, cells: Sequence[FilledCell]) -> str:
+    """Cells in which a detector is above the reference, significantly above and significantly below."""
+    found = [
+        compared
+        for cell in cells
+        if name in cell.means
+        for compared in cell.means[name]["comparisons"]
+        if compared["reference"] == reference
+    ]
+    if not found:
+        return ""
+    apart = [compared["auc_difference"]["value"] for compared in found]
+    sure = [compared["p_holm"] is not None and compared["p_holm"] < _LEVEL for compared in found]
+    above = sum(value > 0 for value in apart)
+    better, worse = (sum(one and sign * value > 0 for one, value in zip(sure, apart, strict=True)) for sign in (1, -1))
+    return f"{above} of {len(found)}, +{better} -{worse}"
 
 
 def _first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -215,6 +215,11 @@ def test_a_step_that_fails_is_marked_and_the_others_go_on(tiny, main, capfd, mon
     assert summary["kinds"][0]["cells"] == {"toy-made-reg-s1": pytest.approx(aucs)}
     assert set(aucs) == {"rde-empirical", "msp", "mle"}
     tables = (out / "tables.md").read_text()
+    better = aucs["rde-empirical"] > aucs["msp"]
+    (line,) = [
+        one for one in tables.partition("## s1, reg, dear")[0].splitlines() if one.startswith("| `rde-empirical`")
+    ]
+    assert f" {int(better)} of 1, +" in line
     assert "`mlmd` could not be used: " in tables
     assert "| `mlmd` | n/a |" in tables  # the cell is marked, not dropped
     assert "- toy-lost-reg: exit code 2" in tables
