@@ -154,12 +154,13 @@ def bootstrap_p(value: float, replicates: Floats) -> float:
         replicates: (B,) the difference in each bootstrap replicate, NaN where it is undefined.
 
     Returns:
-        The p-value; 1 where no replicate differs from a value of 0, NaN if more than half are undefined.
+        The p-value. Where the replicates do not differ from one another, 1 for a value of 0, else NaN: texts so few
+        that resampling them changes nothing prove nothing. NaN too if more than half are undefined.
     """
     defined = replicates[~np.isnan(replicates)]
     if defined.size < 2 or 2 * defined.size < replicates.size:
         return math.nan
     deviation = float(defined.std(ddof=1))
     if deviation == 0:
-        return float(value == 0)
+        return 1.0 if value == 0 else math.nan
     return math.erfc(abs(value) / deviation / math.sqrt(2))
