@@ -40,6 +40,10 @@ test *arguments: setup
 test-slow: setup
     {{ python }} -m pytest -m slow
 
+# Install Debian's Chromium, which the tests of pages open; without it they skip.
+browser:
+    [ -x /usr/bin/chromium ] || $([ "$(id -u)" = 0 ] || echo sudo) apt-get install --yes --quiet --no-install-recommends chromium
+
 # Check style and types.
 lint: setup
     .venv/bin/ruff check .

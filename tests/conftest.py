@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,15 @@ WORDS = (
     "loved hate hated enjoy enjoyed think thought time way end start minutes hours people audience world life heart"
 )
 
+CHROMIUM = "/usr/bin/chromium"
+# Nothing that asks the network, as root in a container too.
+CHROMIUM_ARGUMENTS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
 HarnessProcess = Callable[..., "subprocess.CompletedProcess[str]"]
+OpenPage = Callable[..., Any]
 HarnessMain = Callable[..., int]
 VictimFolder = Callable[..., Path]
 
@@ -53,6 +61,63 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"there is no folder of shared data beside the repository ({folder})")
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium, headless, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"there is no {CHROMIUM}: `just browser` installs it")
+    # The driver's event loop occupies the thread, so it lives no longer than a module's tests.
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[OpenPage]:
+    """`(path, width=1280, height=900, **context)` opens a local file in a context of its own: the Playwright page.
+
+    At the end of the test no page may have written an error to its console, thrown, or asked for anything but itself.
+    """
+    opened: list[Any] = []
+    complaints: list[str] = []
+
+    def open_(path: Path, width: int = 1280, height: int = 900, **context: Any) -> Any:
+        page = chromium.new_context(viewport={"width": width, "height": height}, **context).new_page()
+        opened.append(page)
+        address = path.resolve().as_uri()
+        page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.split("#")[0] != address
+                and not request.url.startswith(("data:", "blob:"))
+                and complaints.append(f"asked for {request.url}")
+            ),
+        )
+        page.goto(address)
+        return page
+
+    yield open_
+    for page in opened:
+        page.context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def accessibility_faults() -> Callable[[Any], list[str]]:
+    """`(page)` runs axe-core over a Playwright page: a line for each violation and the first element that has it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+    def check(page: Any) -> list[str]:
+        found = axe.Axe().run(page).response["violations"]
+        return [f"{fault['id']}: {fault['help']}: {fault['nodes'][0]['html'][:200]}" for fault in found]
+
+    return check
 
 
 @pytest.fixture(scope="session")
