@@ -16,6 +16,7 @@ import harness
 from harness.cli import artifacts, attack, detect, evaluate, options, self_supervised, victim
 from harness.cli.listing import list_names
 from harness.core.errors import EXIT_CODE, HarnessError
+from harness.core.runs import command_line
 
 _INTERRUPTED = 130
 
@@ -55,7 +56,8 @@ def main() -> None:
         # A text may hold what the terminal's encoding cannot say; that is no reason to stop.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app(args=evaluate.spread(sys.argv[1:]))
+        with command_line(sys.argv[1:]):
+            app(args=evaluate.spread(sys.argv[1:]))
     except HarnessError as error:
         _complain(error.message, error.hint)
     except OSError as error:

@@ -92,8 +92,11 @@ def _subprocess(step: Step) -> str:
 
 def _in_process(step: Step, evaluate: Callable[[list[str]], object]) -> str:
     """Run a cell here, which spares the imports; why it failed, or nothing."""
+    from harness.core.runs import command_line
+
     try:
-        evaluate(list(step.arguments))
+        with command_line(step.arguments):
+            evaluate(list(step.arguments))
     except HarnessError as error:
         return f"{error.message} {error.hint}".strip()
     return ""

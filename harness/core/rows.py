@@ -3,8 +3,8 @@
     <leaderboard>/results/<board>/<id>.json
 
 Nothing is ever appended to a shared file, so any number of processes and machines add rows without a lock,
-and two leaderboards merge by copying files. The id is a hash of everything that the work decides; timings and
-the name of the run stay outside it, so the same work done twice is one row and the first file stays.
+and two leaderboards merge by copying files. The id is a hash of everything that the work decides; timings, the
+name of the run and how it was made stay outside it, so the same work done twice is one row and the first file stays.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ HELDOUT_METRICS: tuple[str, ...] = (
 DETECTION_METRICS = ORACLE_METRICS + HELDOUT_METRICS
 
 _ID_LENGTH = 16
-_NOT_IN_ID = ("id", "cost", "run")
+_NOT_IN_ID = ("id", "cost", "run", "provenance")
+_OF_MANIFEST = ("finished", "wall_seconds", "versions", "git", "hardware", "outputs")
 _LONGEST_REASON = 300
 # A bound and its value come from two formulas, which may round a little differently.
 _ROUNDING = 1e-9
@@ -88,6 +89,22 @@ def finish_row(row: Mapping[str, Any]) -> Row:
             "Leave the id out; it is computed.",
         )
     return finished
+
+
+def with_provenance(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> Row:
+    """A finished row together with the command and the manifest of the run that made it.
+
+    Args:
+        row: A finished row.
+        manifest: The run's manifest; where it holds no command line, the row is left as it is.
+
+    Returns:
+        The row with `provenance`. What the manifest says of local paths, such as where a dataset lay, is left out.
+    """
+    if "command_line" not in manifest:
+        return dict(row)
+    kept = {key: manifest[key] for key in _OF_MANIFEST if key in manifest}
+    return {**row, "provenance": {"command": manifest["command_line"], "manifest": kept}}
 
 
 def write_row(leaderboard: Path, row: Mapping[str, Any]) -> Path:

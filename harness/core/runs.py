@@ -1,7 +1,7 @@
 """The run folder: what every command that computes leaves behind.
 
     config.yaml     what was asked for, resolved, with the hashes of the data and models it was asked of
-    manifest.json   versions, git state, hardware, wall and device time, status, hashes of the outputs
+    manifest.json   command line, versions, git state, hardware, wall and device time, status, hashes of the outputs
     run.log         one line a session; the traceback of an unexpected error
     ...             the outputs
 
@@ -14,11 +14,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +42,22 @@ _PACKAGES = (
     "torch",
     "transformers",
 )
+# Set by the command line; runs that a library made have none.
+_command_line: ContextVar[str | None] = ContextVar("command_line", default=None)
+
+
+@contextmanager
+def command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Let the manifests of runs that finish in this block name the command that made them.
+
+    Args:
+        arguments: What follows `harness`.
+    """
+    token = _command_line.set(shlex.join(["harness", *arguments]))
+    try:
+        yield
+    finally:
+        _command_line.reset(token)
 
 
 class Run:
@@ -167,6 +185,8 @@ class Run:
             **facts: JSON-able extras: seeds, counts, device seconds.
         """
         manifest = self.manifest
+        if (told := _command_line.get()) is not None:
+            manifest["command_line"] = told
         manifest.update(
             status="complete",
             command=self.command,

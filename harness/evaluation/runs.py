@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.core.errors import ConfigurationError
 from harness.core.files import atomic_writer, hash_file, hash_json, read_json, write_json
-from harness.core.runs import Run
+from harness.core.rows import with_provenance
+from harness.core.runs import MANIFEST, Run
 from harness.detectors.fitting import DETECTOR_FILE
 from harness.detectors.registry import DETECTORS
 from harness.detectors.specs import canonical_spec, parse_spec
@@ -110,8 +111,15 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
                 for attack in attacks
             ]
             run.finish(_write(run, results, request.settings), seeds=list(request.settings.seeds))
-        kept = read_json(run.path(RESULTS_FILE))
+        kept = read_results(run.folder)
     return EvaluationOutcome(run.folder, [_table(found) for found in kept], [row for f in kept for row in f["rows"]])
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """What a finished evaluation found, an entry an attack; its rows know the command and the manifest of the run."""
+    manifest = read_json(folder / MANIFEST)
+    found: list[dict[str, Any]] = read_json(folder / RESULTS_FILE)
+    return [{**one, "rows": [with_provenance(row, manifest) for row in one["rows"]]} for one in found]
 
 
 def _identity(attack: EvaluatedAttack) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.core.files import read_json, write_json, write_text
+from harness.core.files import write_json, write_text
 from harness.detectors.registry import DETECTORS
 from harness.evaluation.critical_difference import draw_critical_difference
 from harness.evaluation.ranks import CriticalDifference, critical_difference
 from harness.evaluation.result_rows import REFERENCES
-from harness.evaluation.runs import RESULTS_FILE
+from harness.evaluation.runs import read_results
 from harness.evaluation.suites import Step
 
 SUMMARY_FILE, TABLES_FILE = "summary.json", "tables.md"
@@ -53,7 +53,7 @@ class SuiteReport:
 
 def read_cell(step: Step) -> FilledCell:
     """A finished cell from its run folder."""
-    (found,) = read_json(step.folder / RESULTS_FILE)
+    (found,) = read_results(step.folder)
     return FilledCell(step, found["rows"], found["mean_over_seeds"], found["unavailable"])
 
 

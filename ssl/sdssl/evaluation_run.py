@@ -13,7 +13,7 @@ from harness.core.csv_cells import safe_cell
 from harness.core.errors import ConfigurationError
 from harness.core.features import FeatureStore
 from harness.core.files import cache_folder, hash_json, read_json, write_json, write_text
-from harness.core.rows import Row, finish_row
+from harness.core.rows import Row, finish_row, with_provenance
 from harness.core.runs import Run
 from sdssl.evaluate import LayerResult, ReadingSettings, evaluate_layers
 from sdssl.layer_pictures import PICTURES, draw_tsne
@@ -81,12 +81,14 @@ def run_evaluation(
     with Run(out or Path("runs", f"eval-ssl-{hash_json(config)[:8]}"), COMMAND, config) as run:
         if run.finished:
             found = read_json(run.path(RESULTS_FILE))
-            return EvaluatedLayers(run.folder, found["rows"], found["notes"], fresh=False)
+            rows = [with_provenance(row, run.manifest) for row in found["rows"]]
+            return EvaluatedLayers(run.folder, rows, found["notes"], fresh=False)
         store = store or FeatureStore(cache_folder("features"))
         results = [evaluate_layers(reader, data, settings, store, run.id, device) for data in datasets]
         rows = [finish_row(result.row) for result in results]
         outputs = _write(run, results, rows, settings)
         run.finish(outputs, seeds=[settings.seed], corrupt=[row["protocol"]["corrupt"] for row in rows])
+        rows = [with_provenance(row, run.manifest) for row in rows]
     return EvaluatedLayers(run.folder, rows, [result.notes for result in results], fresh=True)
 
 

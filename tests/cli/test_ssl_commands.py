@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,6 +60,9 @@ def test_from_pictures_to_the_leaderboard(
         assert (line["objective"], line["self_distill"], line["seed"]) == ("byol", "true", "5")
         assert (line["train_dataset"], line["eval_dataset"], line["encoder"]) == ("pictures", "pictures", "byol")
         assert 0 <= float(line["top1_low"]) <= float(line["top1"]) <= float(line["top1_high"]) <= 1
+    (row,) = [json.loads(path.read_text()) for path in (board / "results" / "ssl").iterdir()]
+    assert row["provenance"]["command"] == shlex.join(["harness", "eval", "ssl", *map(str, arguments)])
+    assert row["provenance"]["manifest"]["hardware"]["cores"] == os.cpu_count()
     final = [line for line in lines if line["protocol"] == "knn-10" and line["pooling"] == "avg"]
     assert float(final[-1]["top1"]) > 0.9  # bright and dark pictures are told apart by anything that sees
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.core import rows
 from harness.core.errors import DataError, UnknownNameError
-from harness.core.rows import DETECTION_METRICS, finish_row, read_rows, write_row
+from harness.core.rows import DETECTION_METRICS, finish_row, read_rows, with_provenance, write_row
 
 ID = "e9ffd7fb2f58a897"
 
@@ -46,7 +46,16 @@ def test_schema_and_code_name_the_same_metrics() -> None:
     metrics = schema["properties"]["metrics"]
     assert tuple(metrics["properties"]) == tuple(metrics["required"]) == DETECTION_METRICS
     # Rows of earlier versions lack what was added since.
-    later = {"goal", "trains_on_adversarial_texts", "limited", "comparisons", "failures", "prevalence", "words"}
+    later = {
+        "goal",
+        "trains_on_adversarial_texts",
+        "limited",
+        "comparisons",
+        "failures",
+        "prevalence",
+        "words",
+        "provenance",
+    }
     assert set(schema["required"]) == set(schema["properties"]) - later
 
 
@@ -102,6 +111,27 @@ def test_id_is_pinned_and_leaves_out_cost_and_run() -> None:
     assert finish_row(other)["id"] == ID
     backwards = dict(reversed(make_row().items()))
     assert finish_row(backwards)["id"] == ID
+
+
+def test_provenance_is_checked_and_outside_the_id(tmp_path: Path) -> None:
+    manifest = {
+        "command_line": "harness eval detect --out runs/x",
+        "versions": {"python": "3.11"},
+        "git": None,
+        "sources": {"dataset": "/home/somebody/texts"},
+    }
+    row = with_provenance(finish_row(make_row()), manifest)
+    assert row["provenance"] == {
+        "command": "harness eval detect --out runs/x",
+        "manifest": {"versions": {"python": "3.11"}, "git": None},
+    }
+    assert finish_row(row)["id"] == ID
+    write_row(tmp_path, row)
+    assert read_rows(tmp_path, "detection") == [row]
+    assert "provenance" not in with_provenance(finish_row(make_row()), {"versions": {}})
+    for wrong in ({"command": "", "manifest": None}, {"command": "harness"}, "harness"):
+        with pytest.raises(DataError, match="provenance"):
+            finish_row(make_row(provenance=wrong))
 
 
 @pytest.mark.parametrize(

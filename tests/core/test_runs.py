@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import read_json
-from harness.core.runs import Run, git_state, hardware, read_run, versions
+from harness.core.runs import Run, command_line, git_state, hardware, read_run, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
@@ -186,6 +186,14 @@ def test_bad_input_leaves_no_folder_unless_it_holds_something(tmp_path: Path) ->
     with pytest.raises(DataError), Run(tmp_path / "mine", "attack run", {}):
         raise DataError("bad row.")
     assert (tmp_path / "mine").is_dir()  # the user made it
+
+
+def test_the_manifest_names_the_command_line_where_there_is_one(tmp_path: Path) -> None:
+    make(tmp_path / "library", seed=0)
+    assert "command_line" not in read_json(tmp_path / "library" / "manifest.json")
+    with command_line(["attack", "run", "--out", "a folder"]):
+        make(tmp_path / "command", seed=0)
+    assert read_json(tmp_path / "command" / "manifest.json")["command_line"] == "harness attack run --out 'a folder'"
 
 
 def test_the_manifest_says_what_a_result_depends_on(tmp_path: Path) -> None:

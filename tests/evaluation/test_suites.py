@@ -225,7 +225,11 @@ def test_a_step_that_fails_is_marked_and_the_others_go_on(tiny, main, capfd, mon
     assert "- toy-lost-reg: exit code 2" in tables
     assert "3 cells, 7 rows, 4 steps missing" in told.out
     # MSP has the same row in two cells, which ask the same here.
-    assert len(list((board / "results" / "detection").iterdir())) == 6
+    written = [json.loads(path.read_text()) for path in (board / "results" / "detection").iterdir()]
+    assert len(written) == 6
+    commands = {row["provenance"]["command"] for row in written}
+    assert all(command.startswith("harness eval detect --attacks ") for command in commands)
+    assert {command.rpartition("/")[2] for command in commands} >= {"toy-made-reg-s2"}
 
     assert main(*asked) == 0  # what is missing is tried again, and the rest says what it said
     assert len(started) == 2
