@@ -11,11 +11,11 @@ from harness.core.errors import ConfigurationError, DataError, UnknownNameError
 from harness.core.files import hash_file
 from harness.core.runs import Run
 from harness.text.adversarial import COLUMNS, ROWS_FILE, AdversarialRow, rows_from_values, write_rows
-from harness.text.datasets import TextDataset
+from harness.text.datasets import TextDataset, load_dataset
 from harness.text.release.description import DESCRIPTION_FILE, checked_file, read_description
 from harness.text.release.replacements import Edit, apply_edits, text_hash
 from harness.text.release.tables import EDITS_COLUMN, HASH_COLUMNS, TEXT_COLUMNS, read_table
-from harness.text.sources import dataset_pointer, load_from_pointer, victim_pointer
+from harness.text.sources import dataset_pointer, victim_pointer
 
 COMMAND = "attack restore"
 
@@ -59,6 +59,7 @@ class Corpus:
     def __init__(self, spec: str, text_column: str | None = None, label_column: str | None = None) -> None:
         self.spec = spec
         self.pointer = dataset_pointer(spec, text_column, label_column)
+        self._columns = (text_column, label_column)
         self._splits: dict[str, TextDataset] = {}
         self._places: dict[str, dict[int, int]] = {}
         self._hashes: dict[str, dict[str, int]] = {}
@@ -66,7 +67,9 @@ class Corpus:
     def split(self, name: str) -> TextDataset:
         """One split of it; errors as in `load_dataset`."""
         if name not in self._splits:
-            self._splits[name] = load_from_pointer(self.pointer, name)
+            self._splits[name] = load_dataset(
+                self.spec, name, text_column=self._columns[0], label_column=self._columns[1]
+            )
             self._places[name] = {int(index): at for at, index in enumerate(self._splits[name].indices)}
         return self._splits[name]
 
@@ -231,7 +234,9 @@ def _refuse_missing(restored: Restored, corpus: Corpus | None, allow_missing: bo
     if restored.withheld:
         parts.append(f"{len(restored.withheld)} of {whole} perturbed texts are not in the set")
     hint = (
-        "Another version of the corpus may have them" if restored.missing else "No copy of the corpus gives them back"
+        "They may be in another version of the corpus, or in another split"
+        if restored.missing
+        else "No copy of the corpus gives them back"
     )
     left = "; --allow-missing leaves them out." if restored.rows else "."
     raise DataError(f"{', and '.join(parts)}.", hint + left)
