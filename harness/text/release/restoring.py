@@ -126,8 +126,10 @@ def restore_attacks(
     for restored in plan:
         _refuse_missing(restored, corpus, allow_missing)
     identity = hash_file(Path(folder) / DESCRIPTION_FILE)
-    for restored in plan:
-        _write(restored, description["configurations"][restored.name], identity, corpus, victim)
+    # Each refuses a folder that holds something else, so all are asked before one is written.
+    runs = [_run(restored, description["configurations"][restored.name], identity) for restored in plan]
+    for restored, run in zip(plan, runs, strict=True):
+        _write(restored, run, description["configurations"][restored.name], corpus, victim)
     return plan
 
 
@@ -242,7 +244,7 @@ def _refuse_missing(restored: Restored, corpus: Corpus | None, allow_missing: bo
     raise DataError(f"{', and '.join(parts)}.", hint + left)
 
 
-def _write(restored: Restored, facts: dict[str, Any], identity: str, corpus: Corpus | None, victim: str | None) -> None:
+def _run(restored: Restored, facts: dict[str, Any], identity: str) -> Run:
     config = {
         "set_hash": identity,
         "configuration": restored.name,
@@ -252,12 +254,16 @@ def _write(restored: Restored, facts: dict[str, Any], identity: str, corpus: Cor
         "rows": len(restored.rows),
         **facts["run"],
     }
+    return Run(restored.folder, COMMAND, config)
+
+
+def _write(restored: Restored, run: Run, facts: dict[str, Any], corpus: Corpus | None, victim: str | None) -> None:
     sources: dict[str, Any] = {}
     if corpus is not None:
         sources["dataset"] = corpus.pointer
     if victim is not None:
         sources["victim"] = victim_pointer(victim)
-    with Run(restored.folder, COMMAND, config) as run:
+    with run:
         write_rows(run.path(ROWS_FILE), restored.rows)
         run.finish(
             [ROWS_FILE],

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError, UnknownNameError
 from harness.core.files import hash_file
 from harness.core.runs import known_config, read_run
-from harness.text.adversarial import ROWS_FILE, read_rows
+from harness.text.adversarial import ROWS_FILE, read_rows, write_rows
 from harness.text.release import release_attacks
 from harness.text.release.restoring import restore_attacks
 
@@ -151,6 +153,45 @@ def test_configurations_are_chosen_by_name_or_by_corpus(make_run: MakeRun, tmp_p
     with pytest.raises(ConfigurationError, match="source texts are not in the set"):
         restore_attacks(tmp_path / "set", tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_several_splits_are_files_and_come_back_together(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", PAIRS)
+    rows = [replace(row, split="dev" if row.index % 2 else "test") for row in read_rows(run)]
+    write_rows(run / ROWS_FILE, rows)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["outputs"][ROWS_FILE] = hash_file(run / ROWS_FILE)
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    release_attacks(run, tmp_path / "set")
+    loaded = datasets.load_dataset(str(tmp_path / "set"), CONFIGURATION, cache_dir=str(tmp_path / "cache"))
+    assert {split: part.num_rows for split, part in loaded.items()} == {"dev": 4, "test": 4}
+    data = corpus(tmp_path, [text for text, _ in PAIRS])
+    shutil.copy(data / "test.parquet", data / "validation.parquet")
+    (restored,) = restore_attacks(tmp_path / "set", tmp_path / "back", dataset=str(data))
+    assert sorted(restored.rows, key=lambda row: row.index) == rows
+
+
+def test_a_folder_in_the_way_stops_all_before_one_is_written(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", PAIRS)
+    make_run(tmp_path / "runs" / "b", PAIRS, recipe="zoo")
+    release_attacks(tmp_path / "runs", tmp_path / "set")
+    data = str(corpus(tmp_path, [text for text, _ in PAIRS]))
+    mine = tmp_path / "back" / "reviews-zoo-untargeted-tiny" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ConfigurationError, match="not empty and holds no run"):
+        restore_attacks(tmp_path / "set", tmp_path / "back", dataset=data)
+    assert [path for path in (tmp_path / "back").rglob("*") if path.is_file()] == [mine]
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(corpus(tmp_path, [text for text, _ in PAIRS]))
+    monkeypatch.setattr("harness.text.release.tables._MOST_BYTES", 1000)
+    with pytest.raises(DataError, match=r"would take .* in memory"):
+        restore_attacks(made, tmp_path / "back", dataset=data)
+    assert not (tmp_path / "back").exists()
 
 
 Harm = Callable[[Path], None]
