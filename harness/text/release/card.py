@@ -153,7 +153,7 @@ def _header(context: Mapping[str, Any]) -> str:
     header |= {
         "task_categories": ["text-classification"],
         "size_categories": [next((name for end, name in _SIZES if total < end), "1M<n<10M")],
-        "source_datasets": sorted({corpus.hub_id for corpus in corpora if corpus.hub_id}) or None,
+        "source_datasets": sorted(filter(None, map(_hub_id, context["corpora"].values()))) or None,
         "tags": ["adversarial-examples", "adversarial-attack-detection", "robustness", "textattack", "palimpsest"],
         "configs": [
             {
@@ -165,6 +165,12 @@ def _header(context: Mapping[str, Any]) -> str:
     }
     given = {key: value for key, value in header.items() if value is not None}
     return str(yaml.safe_dump(given, sort_keys=False, width=1000)).rstrip("\n")
+
+
+def _hub_id(dataset: Mapping[str, Any]) -> str:
+    """Where on the Hub an attacked dataset came from; a folder may hold another edition of the same corpus."""
+    source = dataset["source"] or {}
+    return str(source["id"]) if source.get("kind") == "hub" and "id" in source else ""
 
 
 def _template(name: str) -> str:

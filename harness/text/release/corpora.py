@@ -32,7 +32,9 @@ class Corpus:
     language: str = ""
 
 
-UNKNOWN = Corpus("a corpus that is not in the table of known corpora", "unknown", "nothing was looked up")
+UNKNOWN = Corpus(
+    "a corpus that is not in the table of known corpora", "The licence is not known.", "nowhere; nothing was looked up"
+)
 
 _SENTENCES = (
     "No licence is stated by the authors of the corpus; the sentences were taken from reviews on Rotten Tomatoes and "

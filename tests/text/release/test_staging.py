@@ -220,6 +220,7 @@ def test_class_names_come_from_the_run_and_only_where_they_cover_the_rows(make_r
         assert getattr(label, "names", None) == (label_names if name == "fits" else None)
 
 
+@pytest.mark.usefixtures("suite")  # skips where the embedded texts are not installed
 def test_class_names_of_pinned_datasets_are_no_guess_from_a_name() -> None:
     assert known_label_names("sst2", {"kind": "folder", "name": "sst2"}) is None
     assert known_label_names("sst2", {"kind": "hub", "id": "stanfordnlp/sst2"}) == ["negative", "positive"]
