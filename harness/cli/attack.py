@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli import attack_rows, options
+from harness.cli import attack_rows, attack_sets, options
 
 if TYPE_CHECKING:
     from harness.core.runs import Run
@@ -159,6 +159,7 @@ def _finish(
     run.finish(
         [ROWS_FILE, TIMINGS_FILE, *([ERRORS_FILE] if aside else [])],
         sources=sources,
+        label_names=texts.label_names,
         seeds=[plan.seed],
         texts=len(rows),
         set_aside=aside,
@@ -175,3 +176,4 @@ def _finish(
 
 
 attack_rows.register(app)
+attack_sets.register(app)

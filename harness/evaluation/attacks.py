@@ -97,7 +97,7 @@ def load_attack(
 
     Args:
         folder: A run folder of `attack run` or `attack import`.
-        victim: A victim to use instead of the one the run remembers; needed for an imported log.
+        victim: A victim to use instead of the one the run remembers; needed for an imported log or a restored set.
         dataset: A dataset pointer to use instead of the run's; needed for an imported log.
         needs_training_texts: Whether a detector will be fitted; they are loaded wherever the run says where from.
         dtype: The victim's arithmetic.
@@ -117,15 +117,13 @@ def load_attack(
     sources = manifest.get("sources", {})
     spec = victim or sources.get("victim")
     if spec is None:
-        raise ConfigurationError(
-            f"{folder} does not say which victim was attacked: it is an imported log.", "Pass --victim."
-        )
+        raise ConfigurationError(f"{folder} does not say which victim was attacked, or where it is.", "Pass --victim.")
     model = Victim.load(spec, dtype=dtype, max_length=max_length or config.get("max_length"))
     rows, asked_again = _as_answered(folder, rows, model, config, transfer)
     pointer = dataset or sources.get("dataset")
     if pointer is None and needs_training_texts:
         raise ConfigurationError(
-            f"{folder} does not say which dataset was attacked: it is an imported log.",
+            f"{folder} does not say which dataset was attacked, or where it is.",
             "Pass --dataset, whose train split the detectors are fitted on.",
         )
     train = load_from_pointer(pointer, "train") if pointer is not None else None

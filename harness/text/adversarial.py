@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -172,6 +172,22 @@ def read_rows(path: Path) -> list[AdversarialRow]:
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise DataError(f"{path} is not a file of adversarial rows: {str(error).splitlines()[0]}") from error
     return [AdversarialRow(**values) for values in table.to_pylist()]
+
+
+def rows_from_values(values: Iterable[Mapping[str, Any]]) -> list[AdversarialRow]:
+    """Rows of plain values by column, checked like those of a file.
+
+    Raises:
+        DataError: A value is missing, or none that a row may have.
+    """
+    import pyarrow as pa
+
+    try:
+        table = pa.Table.from_pylist([dict(row) for row in values], schema=_schema())
+        _check_columns(table)
+    except (pa.ArrowException, OverflowError, ValueError) as error:
+        raise DataError(f"these are not adversarial rows: {str(error).splitlines()[0]}") from error
+    return [AdversarialRow(**row) for row in table.to_pylist()]
 
 
 def _check_columns(table: Any) -> None:
