@@ -60,7 +60,12 @@ def _print_table(found: ShownTable, board: str) -> None:
     numeric = {name for name in columns if all(_is_number(line[name]) for line in found.lines)}
     for name in columns:
         # A name that can wrap leaves room for the others.
-        table.add_column(name.replace("_", " "), justify="right" if name in numeric else "left", overflow="fold")
+        table.add_column(
+            name.replace("_", " "),
+            justify="right" if name in numeric else "left",
+            overflow="fold",
+            no_wrap=name == found.measured[0] and not found.named,
+        )
     for line in found.lines:
         cells = [_cell(name, line, found) for name in columns]
         if "detector" in columns:
@@ -121,7 +126,7 @@ def print_difference(found: Difference) -> None:
         if len(pair.settings) > _SETTINGS_NAMED:
             typer.echo(f"    and {len(pair.settings) - _SETTINGS_NAMED} more settings differ")
         if not pair.moved:
-            typer.echo("    no metric moved")
+            typer.echo("    no metric moved" + (f"; others: {', '.join(pair.parts)}" if pair.parts else ""))
     _print_lonely("only in the first", found.only_first)
     _print_lonely("only in the second", found.only_second)
     beyond = sum(any(moved.beyond for moved in pair.moved) for pair in found.pairs)

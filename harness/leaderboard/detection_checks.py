@@ -151,7 +151,9 @@ def _protocol(row: Row) -> Iterator[Problem]:
     trains = dig(protocol, "detector", "needs_adversarial_labels")
     if isinstance(trains, bool) and trains != row.get("trains_on_adversarial_texts", trains):
         yield Problem("trains_on_adversarial_texts: protocol.detector.needs_adversarial_labels says otherwise.")
-    if "dear_texts" in (dig(protocol, "sampling") or ()) and row.get("limited", False) != (dear is not None):
+    sampling = protocol.get("sampling")
+    says = isinstance(sampling, Mapping) and "dear_texts" in sampling
+    if says and row.get("limited", False) != (dear is not None):
         yield Problem("limited: protocol.sampling.dear_texts says otherwise.")
 
 

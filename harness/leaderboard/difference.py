@@ -14,6 +14,8 @@ from harness.leaderboard.board import require
 from harness.leaderboard.identity import names, sample, settings
 
 _ABSENT = "(absent)"
+# What differs whenever the same work is done twice.
+_NOT_COMPARED = ("cost", "run", "provenance")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Moved:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of one experiment that are not the same: what moved, and which settings differ."""
+    """Two rows of one experiment that are not the same.
+
+    `moved` are metrics, `settings` lines that say what differs in the protocol, `parts` other keys of the row that do.
+    """
 
     board: str
     name: str
@@ -40,6 +45,7 @@ class Pair:
     after: str
     moved: tuple[Moved, ...]
     settings: tuple[str, ...]
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,11 @@ def compare(first: Path, second: Path) -> Difference:
                     groups[canonical_json([names(row), row["seed"]])][place].append(row)
         for before, after in groups.values():
             for old, new in _couples(before, after):
-                pairs.append(Pair(board, _name(old), old["id"], new["id"], _moved(old, new), _changed(old, new)))
+                pairs.append(
+                    Pair(
+                        board, _name(old), old["id"], new["id"], _moved(old, new), _changed(old, new), _parts(old, new)
+                    )
+                )
             for side, left in zip(alone, (before, after), strict=True):
                 side += [Lonely(board, _name(row), row["id"]) for row in left]
     lonely = [tuple(sorted(side, key=lambda row: (row.board, row.name, row.id))) for side in alone]
@@ -161,6 +171,11 @@ def _changed(before: Row, after: Row) -> tuple[str, ...]:
         for path in sorted({*old, *new})
         if old.get(path, _ABSENT) != new.get(path, _ABSENT)
     )
+
+
+def _parts(before: Row, after: Row) -> tuple[str, ...]:
+    told = {"id", "metrics", "protocol", *_NOT_COMPARED}
+    return tuple(key for key in sorted({*before, *after} - told) if before.get(key) != after.get(key))
 
 
 def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
