@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.tables import console
-from harness.cli.visible import visible_line
+from harness.cli.visible import visible, visible_line
 from harness.leaderboard.difference import Difference, Lonely
 from harness.leaderboard.lines import percent
 from harness.leaderboard.sheets import COLUMNS, as_csv
@@ -36,10 +37,15 @@ def print_lines(found: ShownTable, board: str, form: str) -> None:
         return
     columns = found.columns if found.named else COLUMNS[board]
     if form == "csv":
-        typer.echo(as_csv(columns, found.lines), nl=False)
+        _emit(as_csv(columns, found.lines))
     else:
         lines = [{key: line[key] for key in columns} for line in found.lines]
-        typer.echo(json.dumps(lines, indent=2, ensure_ascii=False, allow_nan=False))
+        _emit(json.dumps(lines, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _emit(text: str) -> None:
+    """Data as it is, which `typer.echo` would strip of what looks like colour; for eyes only where they can bear it."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
 def _print_table(found: ShownTable, board: str) -> None:

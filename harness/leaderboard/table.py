@@ -207,8 +207,7 @@ def _line(board: str, group: Sequence[Line]) -> Line:
 
 def _sort(lines: list[Line], board: str, columns: Sequence[str], reverse: bool) -> None:
     """Sorts in place: stable, so that ties keep the board's own order; what is not known comes last either way."""
-    own = [key for key in SORTED_BY[board] if key != "seed"]
-    lines.sort(key=lambda line: [*sort_key(line, own), *sort_key(line, ("seed",))])
+    lines.sort(key=lambda line: sort_key({**line, "seed": _seeds(line["seed"])}, SORTED_BY[board]))
     for name in reversed(columns or [_BEST[board]]):
         rate = name.removesuffix("_low").removesuffix("_high") in _METRICS[board]
         falls = rate and not _LOWER_IS_BETTER.match(name)
@@ -221,7 +220,13 @@ def _sort(lines: list[Line], board: str, columns: Sequence[str], reverse: bool) 
         lines.sort(key=lambda line: sort_key(line, _TABLE[board]), reverse=reverse)
 
 
+def _seeds(text: str | None) -> list[int]:
+    return [int(part) for part in text.split(",")] if text else []
+
+
 def _key(name: str, lines: Sequence[Line]) -> Callable[[Line], Any]:
+    if name == "seed":
+        return lambda line: _seeds(line[name])
     if all(isinstance(line[name], int | float) for line in lines):
         return lambda line: line[name]
     return lambda line: _text(line[name])

@@ -408,7 +408,7 @@ def checkout(board: Path) -> Callable[..., None]:
 
 def test_rows_since_a_revision(board: Path, sound: dict[str, Any], checkout: Callable[..., None]) -> None:
     assert (verify(board, since="HEAD").rows, verify(board, since="HEAD").findings) == (0, ())
-    added = write_row(board, put(sound, "seed", 5))
+    write_row(board, put(sound, "seed", 5))
     assert (verify(board, since="HEAD").rows, verify(board, since="HEAD").findings) == (1, ())
     checkout("add", "--all")
     checkout("commit", "--quiet", "--message", "one more")
@@ -422,7 +422,6 @@ def test_rows_since_a_revision(board: Path, sound: dict[str, Any], checkout: Cal
         (True, changed.name, "it was changed since HEAD, and rows never are."),
         (False, gone.name, "it was taken away since HEAD."),
     ]
-    assert added.exists() or gone == added or changed == added
 
 
 @pytest.mark.parametrize("revision", ["nonsense", "--output=x", ""])
