@@ -9,7 +9,7 @@ from typing import Any
 from harness.core.prevalence import precision_at_prevalence
 from harness.core.rows import Row
 from harness.leaderboard.identity import dig
-from harness.leaderboard.problems import Problem, interval_problems, is_share_of, whole
+from harness.leaderboard.problems import LARGEST_COUNT, Problem, count_problems, interval_problems, is_share_of, whole
 
 _RATES = {"1": 0.01, "5": 0.05, "10": 0.10}
 # Metrics are compared with what other metrics of the row imply; both were rounded to float64.
@@ -26,6 +26,10 @@ def check_detection(row: Row) -> Iterator[Problem]:
     Yields:
         A problem each; figures that the row does not know are passed over.
     """
+    absurd = count_problems(row)
+    if absurd:
+        yield from absurd
+        return
     for name, estimate in row["metrics"].items():
         yield from interval_problems(f"metrics.{name}", estimate)
     values = {name: estimate["value"] for name, estimate in row["metrics"].items()}
@@ -233,4 +237,6 @@ def _within(name: str, value: float, least: float, most: float, because: str) ->
 
 def _number(protocol: Mapping[str, Any], *path: str) -> float | None:
     value = dig(protocol, *path)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(min(max(value, -LARGEST_COUNT), LARGEST_COUNT))

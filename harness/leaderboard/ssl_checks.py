@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.rows import Row
 from harness.leaderboard.identity import dig
-from harness.leaderboard.problems import Problem, interval_problems, is_share_of
+from harness.leaderboard.problems import Problem, count_problems, interval_problems, is_share_of
 
 # What a layer's figures can be; two vectors of length 1 are at most 2 apart.
 _BOUNDS = {
@@ -33,6 +33,10 @@ def check_ssl(row: Row) -> Iterator[Problem]:
     Yields:
         A problem each; what the row does not know is passed over.
     """
+    absurd = count_problems(row)
+    if absurd:
+        yield from absurd
+        return
     protocol = row["protocol"]
     for name in ("encoder", "data", "knn", "linear", "fewshot"):
         if not isinstance(protocol.get(name, {}), dict):

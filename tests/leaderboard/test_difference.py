@@ -105,6 +105,14 @@ def test_a_metric_that_moved(difference: Callable[..., Difference], after: float
     assert (found.same, found.only_first, found.only_second) == (0, (), ())
 
 
+def test_a_value_within_a_wider_interval_is_not_beyond(difference: Callable[..., Difference]) -> None:
+    row = make_row(0.75)
+    row["metrics"]["auc"]["low"] = 0.25
+    row.pop("id")
+    [pair] = difference([make_row(0.5)], [finish_row(row)]).pairs
+    assert pair.moved[0].beyond is False
+
+
 def test_a_metric_that_only_one_knows(difference: Callable[..., Difference]) -> None:
     row = make_row()
     row["metrics"]["auc"] = {"value": None, "low": None, "high": None}

@@ -114,6 +114,13 @@ def test_whatever_is_measured_holds(
     assert list(check_detection(measured_row(clean, adversarial, held, failures))) == []
 
 
+def test_a_detector_that_flags_some_clean_texts_first_holds(measured_row: MakeRow) -> None:
+    # All of its false alarms come before any hit: the AUC is the lowest that its TPR at 10 % allows.
+    row = measured_row([2.0] * 6 + [0.0] * 54, [1.0] * 50)
+    assert (row["metrics"]["tpr_at_fpr_10"]["value"], row["metrics"]["auc"]["value"]) == (1.0, 0.9)
+    assert list(check_detection(row)) == []
+
+
 IMPOSSIBLE = {
     "a TPR that no count gives": ("metrics/tpr_at_fpr_10/value", 0.505, "no whole number of 50 adversarial texts"),
     "an FPR that no count gives": ("metrics/realised_fpr_10/value", 0.051, "no whole number of 60 clean texts"),
@@ -123,6 +130,7 @@ IMPOSSIBLE = {
     "an AUPR that no order gives": ("metrics/aupr/value", 0.05, "50 adversarial of 110 texts allows"),
     "an F1 that no threshold gives": ("metrics/f1_at_fpr_10/value", 0.51, "at most 6 of 60 clean texts flagged"),
     "a perfect F1": ("metrics/f1_at_fpr_10/value", 1.0, "no threshold with"),
+    "an F1 that is hardly any": ("metrics/f1_at_fpr_10/value", 5e-324, "no threshold with"),
     "an F1 of nothing": ("metrics/f1_at_fpr_10/value", 0.0, "no threshold with"),
     "another held-out F1": ("metrics/heldout_f1_10/value", 0.9, "the numbers of texts give"),
     "a TPR that falls": ("metrics/tpr_at_fpr_1/value", 1.0, "it cannot fall"),
@@ -153,6 +161,8 @@ IMPOSSIBLE = {
     "a class that is hidden": ("protocol/detector/needs_adversarial_labels", True, "says otherwise"),
     "a small sample that is hidden": ("protocol/sampling/dear_texts", 100, "limited: "),
     "a protocol that is none": ("protocol/sampling", 5, "protocol.sampling: it is not an object"),
+    "texts without end": ("n_adversarial", 10**400, "nobody scored more than"),
+    "failures without end": ("failures/texts", 10**400, "7 attacks failed"),
     "words out of nothing": (
         "words",
         {"metrics": {}, "texts": 3, "words": 5, "substituted": 6},
@@ -186,6 +196,7 @@ def test_a_value_outside_its_bootstrap_interval_is_odd_and_no_fault(sound: dict[
         ("layers/1/flops", 10, "up to layer 2 it takes fewer operations"),
         ("layers/0/uniformity", 0.5, "0.5 is not within -8 and 0"),
         ("layers/0/negative_alignment_l2", 4.5, "4.5 is not within 0 and 4"),
+        ("n_test", 10**12, "nobody scored more than"),
         ("n_train", 1001, "more than protocol.data.train_limit"),
         ("protocol/encoder", [], "protocol.encoder: it is not an object"),
     ],
@@ -196,7 +207,12 @@ def test_what_no_encoder_gives_is_told(path: str, value: Any, expected: str) -> 
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 10**20) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 10**20)
+    | st.sampled_from([10**400, -(10**400)])
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(_KEYS)), inner, max_size=4),
     max_leaves=12,
 )
@@ -281,8 +297,11 @@ def test_a_row_in_the_wrong_place_is_told(board: Path) -> None:
     (board / "results" / "ssl" / ".gitkeep").touch()
     link = board / "results" / "ssl" / "0123456789abcdef.json"
     link.symlink_to(one_row(board, "ssl"))
+    moved = one_row(board)
+    moved.rename(board / "elsewhere.json")
+    moved.symlink_to(board / "elsewhere.json")
     found = verify(board)
-    assert {one.files[0] for one in found.faults} == {*strange, link}
+    assert {one.files[0] for one in found.faults} == {*strange, link, moved}
     assert found.warnings == ()
 
 
