@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +21,10 @@ from harness.leaderboard.table import ShownTable
 from harness.leaderboard.verification import Verification
 
 _BOARDS = {"detection": "detection", "ssl": "SSL"}
-_COMMON_FACTS = 3
+# A terminal that has room for lines between columns, and for intervals.
+_WIDE = 115
+# Where there is little, these are for those who name them.
+_LEFT_OUT = ("n_adversarial", "f1_at_fpr_10", "encoder", "forward_ms_per_item")
 _FILES_NAMED = 3
 _SETTINGS_NAMED = 6
 
@@ -62,22 +66,28 @@ def _print_table(found: ShownTable, board: str) -> None:
     marks = {key: told for key, told in marks.items() if any(line.get(key) for line in found.lines)}
     caption = [f"{len(found.lines):,} of {found.total:,} lines", "rates in percent"]
     caption += [told for _, told in marks.values()]
+    out = console()
+    narrow = out.width < _WIDE
     table = Table(title=Text(title) if title else None, caption="; ".join(filter(None, caption)))
-    numeric = {name for name in columns if all(_is_number(line[name]) for line in found.lines)}
-    for name in columns:
-        # A name that can wrap leaves room for the others.
-        table.add_column(
-            name.replace("_", " "),
-            justify="right" if name in numeric else "left",
-            overflow="fold",
-            no_wrap=name == found.measured[0] and not found.named,
-        )
+    if narrow:
+        columns = [name for name in columns if found.named or name not in _LEFT_OUT]
+        table.box, table.collapse_padding = SIMPLE_HEAD, True
+    lines = []
     for line in found.lines:
-        cells = [_cell(name, line, found) for name in columns]
-        if "detector" in columns:
-            cells[columns.index("detector")] += "".join(mark for key, (mark, _) in marks.items() if line[key])
-        table.add_row(*map(Text, cells))
-    console().print(table)
+        cells = {name: _cell(name, line, found, narrow) for name in columns}
+        if "detector" in cells:
+            cells["detector"] += "".join(mark for key, (mark, _) in marks.items() if line[key])
+        lines.append(cells)
+    for name in columns:
+        # A name may wrap between its words, which leaves room for others; a number that breaks is none.
+        words = name.split("_")
+        number = all(_is_number(line[name]) for line in found.lines)
+        unbroken = [*words, *([cells[name] for cells in lines] if number else [])]
+        justify: Literal["left", "right"] = "right" if number else "left"
+        table.add_column(" ".join(words), justify=justify, overflow="fold", min_width=max(map(len, unbroken)))
+    for cells in lines:
+        table.add_row(*(Text(cells[name]) for name in columns))
+    out.print(table)
 
 
 def _is_shared(name: str, found: ShownTable) -> bool:
@@ -89,14 +99,14 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _cell(name: str, line: Mapping[str, Any], found: ShownTable) -> str:
+def _cell(name: str, line: Mapping[str, Any], found: ShownTable, narrow: bool = False) -> str:
     value = line[name]
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name.removesuffix("_low").removesuffix("_high") in found.measured:
-        if not found.named and name != found.measured[0]:
+        if not found.named and (narrow or name != found.measured[0]):
             return percent(value)
         low, high = (line.get(f"{name}_{end}") for end in ("low", "high"))
         return percent(value) + ("" if low is None or high is None else f" [{percent(low)}, {percent(high)}]")

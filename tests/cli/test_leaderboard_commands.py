@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,19 @@ def test_show_prints_a_table(run: Run, made: Path) -> None:
     assert names[0] == "msp"
     assert names[-1].startswith("wdr*")
     assert "not ranked with the others" in out
+
+
+def test_a_narrow_terminal_breaks_no_number(run: Run, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    import harness.cli.leaderboard_tables as printed
+
+    monkeypatch.setattr(printed, "console", lambda: Console(width=80, file=sys.stdout))
+    _, out, _ = run("show", made)
+    assert max(map(len, out.splitlines())) <= 80
+    _, values, _ = run("show", made, "--format", "json", "--columns", "auc,ms_per_text")
+    for line in json.loads(values):
+        assert f" {100 * line['auc']:.1f} " in out
 
 
 def test_csv_and_json_hold_the_same_lines(run: Run, made: Path) -> None:
