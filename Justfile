@@ -55,6 +55,11 @@ format: setup
     .venv/bin/ruff check --fix .
     .venv/bin/ruff format .
 
+# Check the committed leaderboard as a pull request with new rows is checked (CONTRIBUTING.md).
+check-leaderboard: setup
+    {{ harness }} leaderboard verify
+    {{ harness }} leaderboard build --check
+
 # Measure the detectors' speed as ratios against peers, in one run.
 bench: setup
     {{ python }} benchmarks/rde_fit.py

@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import artifacts, attack, detect, evaluate, options, self_supervised, victim
+from harness.cli import artifacts, attack, detect, evaluate, leaderboard, options, self_supervised, victim
 from harness.cli.listing import list_names
+from harness.cli.visible import visible
 from harness.core.errors import EXIT_CODE, HarnessError
 from harness.core.runs import command_line
 
@@ -26,6 +27,7 @@ app.add_typer(attack.app, name="attack")
 app.add_typer(detect.app, name="detect")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(self_supervised.app, name="ssl")
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command("list")(list_names)
 app.command("fetch", no_args_is_help=True)(artifacts.fetch)
 app.command("doctor")(artifacts.doctor)
@@ -74,7 +76,8 @@ def main() -> None:
 
 
 def _complain(message: str, hint: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+    # Names in it may be those of files and rows that others made.
+    typer.echo(visible(f"error: {message}"), err=True)
     if hint:
-        typer.echo(f"hint: {hint}", err=True)
+        typer.echo(visible(f"hint: {hint}"), err=True)
     sys.exit(EXIT_CODE)

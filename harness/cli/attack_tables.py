@@ -7,7 +7,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from harness.cli.tables import console, visible
+from harness.cli.tables import console
+from harness.cli.visible import visible_line
 from harness.text.attack_stats import Estimate, SetComparison, SetFigures
 from harness.text.row_checks import FAULTS
 from harness.text.verification import Verification
@@ -28,14 +29,14 @@ def print_verification(found: Verification, examples: int) -> None:
     for position in positions[:examples]:
         row = found.rows[position]
         told = [f"{fault.kind} ({fault.detail})" for fault in found.faults if fault.position == position]
-        out.print(Text(_line(f"row {position}, {row.id}, index {row.index}: {'; '.join(told)}")), soft_wrap=True)
+        out.print(Text(visible_line(f"row {position}, {row.id}, index {row.index}: {'; '.join(told)}")), soft_wrap=True)
     if len(positions) > examples:
         out.print(f"... and {len(positions) - examples} more rows")
     for note in found.notes:
-        out.print(Text(_line(f"note: {note}")), soft_wrap=True)
+        out.print(Text(visible_line(f"note: {note}")), soft_wrap=True)
     out.print(
         Text(
-            f"{found.holding} of {len(found.rows)} rows hold, asked of {_line(found.facts['victim'])} in "
+            f"{found.holding} of {len(found.rows)} rows hold, asked of {visible_line(found.facts['victim'])} in "
             f"{found.facts['dtype']}, tolerance {found.facts['tolerance']:g}"
         ),
         soft_wrap=True,
@@ -45,8 +46,8 @@ def print_verification(found: Verification, examples: int) -> None:
 def print_set_comparison(found: SetComparison) -> None:
     """Print two sets' figures beside each other, what both did to the same texts, and the settings that differ."""
     out = console()
-    out.print(Text(_line(f"A: {found.a.name}")), soft_wrap=True)
-    out.print(Text(_line(f"B: {found.b.name}")), soft_wrap=True)
+    out.print(Text(visible_line(f"A: {found.a.name}")), soft_wrap=True)
+    out.print(Text(visible_line(f"B: {found.b.name}")), soft_wrap=True)
     table = Table(caption="intervals: 95 %, Wilson's")
     for name in ("figure", "A", "B"):
         table.add_column(name, justify="left" if name == "figure" else "right")
@@ -61,7 +62,7 @@ def print_set_comparison(found: SetComparison) -> None:
     for name in ("setting", "A", "B"):
         table.add_column(name, overflow="fold")
     for difference in found.differences:
-        table.add_row(*(Text(_line(_value(cell))) for cell in (difference.name, difference.a, difference.b)))
+        table.add_row(*(Text(visible_line(_value(cell))) for cell in (difference.name, difference.a, difference.b)))
     out.print(table)
 
 
@@ -130,8 +131,3 @@ def _value(value: Any) -> str:
         named = ", ".join(_value(one) for one in value[:3])
         return f"{named}, ... ({len(value)} values)" if len(value) > 3 else named
     return "-" if value is None else str(value)
-
-
-def _line(text: str) -> str:
-    """A text of the user's as one line."""
-    return visible(text).replace("\n", "\u240a").replace("\t", "\u2409")

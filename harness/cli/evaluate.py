@@ -251,15 +251,23 @@ def ssl(
             typer.echo(f"leaderboard: {path}")
 
 
+# Which options of a verb take several values.
+_SEVERAL = {
+    "eval": ("--attacks", "--detector", "--only", "--transfer"),
+    "leaderboard": ("--only", "--where"),
+}
+
+
 def spread(arguments: list[str]) -> list[str]:
-    """Let `eval`'s list options take several values: `--detector rde msp` is `--detector rde --detector msp`."""
-    if arguments[:1] != ["eval"]:
+    """Let list options take several values: `--detector rde msp` is `--detector rde --detector msp`."""
+    several = _SEVERAL.get(arguments[0], ()) if arguments else ()
+    if not several:
         return arguments
     spreading = ""
     found: list[str] = []
     for argument in arguments:
         if argument.startswith("-"):
-            spreading = argument if argument in ("--attacks", "--detector", "--only", "--transfer") else ""
+            spreading = argument if argument in several else ""
         elif spreading and found[-1] != spreading:
             found.append(spreading)
         found.append(argument)

@@ -87,3 +87,8 @@ def seconds(option: str, text: str) -> float:
     if not 0 < span < math.inf:
         raise ConfigurationError(f"{option} {text!r} is no time span.", "Give a number with s, m or h, such as 50m.")
     return span
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas; none where the text is empty."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.visible import visible
 from harness.text.adversarial import AdversarialRow, summarise
 from harness.text.words import changed_positions, find_words
 
@@ -24,16 +25,6 @@ def console() -> Console:
     if not found.is_terminal:
         found = Console(highlight=False, width=140)
     return found
-
-
-# Control characters would move the cursor, ring, or change what the terminal shows; a picture of each stands in.
-_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
-_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-
-
-def visible(text: str) -> str:
-    """A text of the user's as it can be shown: the same but for control characters, and as long."""
-    return text.translate(_PICTURES)
 
 
 def print_attack_summary(rows: Sequence[AdversarialRow]) -> None:

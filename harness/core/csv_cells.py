@@ -4,7 +4,8 @@ from __future__ import annotations
 
 _ESCAPE = "'"
 # What makes a spreadsheet take a cell for a formula; the control characters are skipped before it looks.
-_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\0")
+# Some spreadsheets read the full-width forms as the plain ones.
+_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def safe_cell(text: str) -> str:

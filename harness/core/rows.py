@@ -156,7 +156,7 @@ def read_rows(leaderboard: Path, board: str) -> list[Row]:
         DataError: A file is damaged: no JSON, against the schema, or not the content that its name promises.
         UnknownNameError: There is no such board.
     """
-    return [_read_row(path, board) for path in row_files(leaderboard, board)]
+    return [read_row(path, board) for path in row_files(leaderboard, board)]
 
 
 def row_files(leaderboard: Path, board: str) -> list[Path]:
@@ -181,12 +181,34 @@ def _folder(leaderboard: Path, board: str) -> Path:
     return Path(leaderboard) / "results" / board
 
 
-def _read_row(path: Path, board: str) -> Row:
+def read_row(path: Path, board: str) -> Row:
+    """Reads and checks one row.
+
+    Args:
+        path: Its file, which is named after its content.
+        board: Name of the board that it must belong to.
+
+    Returns:
+        The row.
+
+    Raises:
+        DataError: The file is damaged, was edited, or was made by a newer version.
+        UnknownNameError: There is no such board.
+    """
+    if board not in BOARDS:
+        raise UnknownNameError("board", board, BOARDS)
     try:
         # Python's parser takes NaN and Infinity, which are not JSON and are never written.
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         if not isinstance(value, dict):
             raise DataError("$: it is not an object.")
+        version = value.get("schema")
+        if type(version) is int and version > SCHEMA_VERSION:
+            # What else is in it may be right, and this version could not tell.
+            raise _NewerError(
+                f"{path} was made by a newer version: its schema is {version}, and this one knows {SCHEMA_VERSION}.",
+                "Update palimpsest.",
+            )
         row = _normal(value, board)
         _validate(row, board)
         own = _content_id(row)
@@ -194,6 +216,8 @@ def _read_row(path: Path, board: str) -> Row:
             raise DataError(f"$.id: the content belongs to {own}, so it was changed after it was written.")
         if path.stem != own:
             raise DataError(f"the content belongs to {own}.json.")
+    except _NewerError as error:
+        raise DataError(error.message, error.hint) from None
     except (DataError, ValueError, OSError, RecursionError, OverflowError) as error:
         reason = error.message if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
         raise DataError(
@@ -201,6 +225,10 @@ def _read_row(path: Path, board: str) -> Row:
             "Rows are never edited; restore the file, or delete it and run the evaluation again.",
         ) from error
     return row
+
+
+class _NewerError(DataError):
+    """The row's schema is one of a later version."""
 
 
 def _refuse_constant(name: str) -> None:
@@ -273,7 +301,21 @@ def _schema(board: str) -> dict[str, Any]:
 def _validator(board: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(_schema(board))
+    # Most of the time would go into following the same few references again and again.
+    schema: dict[str, Any] = _inlined(_schema(board), _schema(board))
+    return Draft202012Validator(schema)
+
+
+def _inlined(value: Any, root: Mapping[str, Any]) -> Any:
+    """The schema with each reference replaced by what it refers to."""
+    if isinstance(value, list):
+        return [_inlined(item, root) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        value = {**root["$defs"][value["$ref"].removeprefix("#/$defs/")], **value}
+        del value["$ref"]
+    return {key: _inlined(item, root) for key, item in value.items()}
 
 
 def _validate(row: Row, board: str) -> None:

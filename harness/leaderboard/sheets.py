@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.core.csv_cells import safe_cell
@@ -58,11 +58,26 @@ def to_csv(board: str, rows: Sequence[Row]) -> str:
     Returns:
         The whole CSV, header included.
     """
-    records_of = {"detection": _detection_records, "ssl": _ssl_records}[board]
-    records = [record for row in rows for record in records_of(row)]
-    records.sort(key=lambda record: sort_key(record, SORTED_BY[board]))
-    lines = [COLUMNS[board], *([_cell(record[key]) for key in COLUMNS[board]] for record in records)]
-    return "".join(",".join(cells) + "\n" for cells in lines)
+    lines = sorted((record for row in rows for record in records(row)), key=lambda r: sort_key(r, SORTED_BY[board]))
+    return as_csv(COLUMNS[board], lines)
+
+
+def as_csv(columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
+    """A header and a line for each mapping, in the order given; cells as `to_csv` has them."""
+    cells = [columns, *([_cell(line[key]) for key in columns] for line in lines)]
+    return "".join(",".join(line) + "\n" for line in cells)
+
+
+def records(row: Row) -> Iterator[dict[str, Any]]:
+    """What the CSV says of a row, by column and unformatted: one record, or of the SSL board one a reading.
+
+    Args:
+        row: A finished row of any board.
+
+    Yields:
+        A value for each of the board's `COLUMNS`; other keys of the row may be among them.
+    """
+    yield from {"detection": _detection_records, "ssl": _ssl_records}[row["board"]](row)
 
 
 def _detection_records(row: Row) -> Iterator[dict[str, Any]]:
