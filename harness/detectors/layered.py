@@ -134,6 +134,8 @@ class LayeredDetector(Detector):
             return
         own = {key: values for key, values in arrays.items() if "." not in key}
         joined = {"standards": Array("float64", ("layers", 2))} if self.layer == "all" else {}
+        if not own:
+            raise bad_state(name, "the array layers is missing")
         check_arrays(name, {"layers": Array("int64", ("layers",)), **joined}, own)
         numbers = own["layers"].tolist()
         if min(numbers) < 0 or len(set(numbers)) < len(numbers) or (self.layer != "all" and len(numbers) > 1):
