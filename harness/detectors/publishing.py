@@ -187,9 +187,8 @@ def _card(found: _Fitted, repo: str) -> str:
         title=info.title,
         repo=repo,
         detector={
-            **{key: getattr(info, key) for key in ("name", "title", "paper", "year", "reads", "cost", "at_most")},
-            "forwards": None if info.forwards_per_text is None else f"{info.forwards_per_text:g}",
-            "adversarial_texts": info.adversarial_texts,
+            **{key: getattr(info, key) for key in ("name", "title", "paper", "reads", "cost", "adversarial_texts")},
+            "per_word": re.search(r"\bL\b", info.cost) is not None,
         },
         parameters=[(name, json.dumps(value, ensure_ascii=False)) for name, value in sorted(own.items())],
         members=[

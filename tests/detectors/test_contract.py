@@ -242,21 +242,18 @@ def test_a_spoilt_state_scores_or_is_refused_in_one_sentence(name, fitted, victi
     for key, values in arrays.items():
         states.append({other: arrays[other] for other in arrays if other != key})
         states += [{**arrays, key: np.ascontiguousarray(other)} for other in spoilt(values)]
-    refused = 0
+    refused = []
     for state in states:
         save_file(state, tmp_path / "state.safetensors")
         (tmp_path / "detector.json").write_text(
             json.dumps({**facts, "state_sha256": hash_file(tmp_path / "state.safetensors")})
         )
         try:
-            found = score(load_detector(tmp_path)[0].attach(victim), outputs)
+            assert score(load_detector(tmp_path)[0].attach(victim), outputs).shape == (2,)
         except HarnessError as error:
-            assert detector.info.name in error.message
-            refused += 1
-        else:
-            assert found.shape == (2,)
-    assert refused > len(states) / 2
-    assert refused >= 2  # unknown arrays
+            refused.append(error.message)
+    assert len(refused) > len(states) / 2
+    assert all(detector.info.name in message for message in refused)
 
 
 @pytest.mark.parametrize("name", NAMES)
