@@ -17,7 +17,7 @@ from sdssl.backbone import check_state, create_vit
 
 # What an argument that is a number may be: pixels, widths, blocks, heads.
 _LARGEST = 16_384
-_DEEPEST = 1_000
+_DEEPEST = 256
 # These decide where weights come from and how a model runs, not what it is.
 _NOT_OF_A_MODEL = (
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only"),

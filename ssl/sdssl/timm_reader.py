@@ -309,7 +309,8 @@ def _trained(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         or not _are_layers(found.get("active_layers", []))
     ):
         raise DataError(f"{path} is damaged: its entry palimpsest does not say how an encoder was trained.")
-    return {key: value for key, value in found.items() if key in (*_FACTS, *_TRAINING)}
+    trained = {key: value for key, value in found.items() if key in (*_FACTS, *_TRAINING)}
+    return {**trained, "arguments": {"num_classes": 0, **config.get("model_args", {})}} if trained else {}
 
 
 def _encoder(
