@@ -93,7 +93,7 @@ def test_timm_and_we_read_the_same_in_every_layer(kind: str, trained: Any, tmp_p
     from timm.data import create_transform, resolve_model_data_config
 
     transform = create_transform(**resolve_model_data_config(model), is_training=False)
-    images = pictures(4)
+    images = pictures(4, 13)
     batch = torch.stack([transform(image) for image in images])
     ours, again = (open_image_encoder(str(folder)) for folder in (run, tmp_path / "staged"))
     if kind != "tagged":  # a tag names weights of timm's own, which these are not
