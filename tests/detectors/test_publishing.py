@@ -24,6 +24,7 @@ from harness.detectors.decisions import load_calibration
 from harness.detectors.fitting import load_detector
 from harness.detectors.pairing import load_victim
 from harness.detectors.publishing import stage_detector
+from harness.detectors.wdr import WDR
 
 WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 HOSTILE = 'evil`\n---\n<script>alert(1)</script> **bold** "quoted" [a](http://b) |'
@@ -186,6 +187,26 @@ def test_hostile_names_stay_text_on_the_card(runs: Path, tmp_path: Path) -> None
     assert 'href="http://b"' not in html
     assert html.count("<hr") == 0
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_every_value_that_no_filter_made_code_is_escaped() -> None:
+    values = {**_values(HOSTILE), "repo": "a/b", "cited": [{"title": HOSTILE, "paper": HOSTILE}]}
+    values["victim"] = {**values["victim"], "loadable": "a/b"}
+    body = render_card("harness.detectors", "model_card.md.j2", {}, **values).partition("\n---\n")[2]
+    html = pytest.importorskip("markdown_it").MarkdownIt("gfm-like", {"linkify": False}).render(body)
+    assert html.count("&lt;script&gt;") > 10
+    assert not any(tag in html for tag in ("<script", "<strong", 'href="http://b"', "<hr", "<table"))
+
+
+def test_trees_that_go_round_are_refused() -> None:
+    """A walk down them would never end."""
+    zeros = {name: np.zeros(3, np.int64) for name in ("left", "right", "feature")}
+    floats = {name: np.zeros(3) for name in ("threshold", "value")}
+    trees = {"prior": np.zeros(1), "roots": np.array([0]), **zeros, **floats}
+    trees |= {"left": np.array([1, 0, 2]), "right": np.array([2, 0, 2])}
+    with pytest.raises(DataError, match="does not lead down a tree"):
+        WDR().check(trees)
+    WDR().check({**trees, "left": np.array([1, 1, 2]), "right": np.array([2, 1, 2])})
 
 
 def test_a_header_keeps_every_value_as_it_is() -> None:
