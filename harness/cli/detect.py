@@ -82,7 +82,7 @@ def fit(
     )
     from harness.detectors.registry import DETECTORS
     from harness.text.datasets import load_dataset
-    from harness.text.sources import victim_pointer
+    from harness.text.sources import dataset_id, victim_pointer
     from harness.text.victims import Victim
 
     DETECTORS.get(detector)  # a wrong name is told before anything is loaded
@@ -127,7 +127,8 @@ def fit(
                 tune_detector(built, model, tuning)
             tuned = (*tuning.originals, *tuning.adversarial) if tuning else ()
             seen = save_seen(out, whole.texts, tuned)
-            save_detector(out, built, {**facts, "victim_source": victim_pointer(victim), "seen_sha256": seen})
+            pointers = {"victim_source": victim_pointer(victim), "seen_sha256": seen, **dataset_id(texts)}
+            save_detector(out, built, {**facts, **pointers})
             outputs = [DETECTOR_FILE, STATE_FILE, SEEN_FILE]
             run.finish(outputs, seeds=[seed], device_seconds=round(model.device_seconds, 3))
     typer.echo(f"detector {built.info.title}, fitted on {len(texts)} texts of {texts.name}: {out}")
@@ -225,6 +226,7 @@ def joint(
         tuned = (*tuning.originals, *tuning.adversarial) if tuning else ()
         seen = save_seen(out, first, tuned, known=members.seen)
         pointers = {"victim_source": members.facts["victim_source"], "seen_sha256": seen}
+        pointers |= {key: members.facts[key] for key in ("dataset_id",) if key in members.facts}
         save_detector(out, detector, {**facts, **pointers})
         run.finish([DETECTOR_FILE, STATE_FILE, SEEN_FILE], seeds=[seed])
     decisions = calibrated(detector, model, second, fpr=rate, confidence=confidence)
@@ -276,17 +278,9 @@ def score(
 
 def _victim_of(folder: Path, facts: dict[str, Any], moved: str | None, batch_size: int = 32) -> Victim:
     """The victim that the detector in a folder was fitted on."""
-    from harness.core.errors import VictimError
-    from harness.text.victims import Victim
+    from harness.detectors.pairing import load_victim
 
-    spec = moved or facts["victim_source"]
-    model = Victim.load(spec, max_length=facts["max_length"], dtype=facts["dtype"], batch_size=batch_size)
-    if model.hash != facts["victim_hash"]:
-        raise VictimError(
-            f"the victim {spec} is not the one that the detector in {folder} was fitted on.",
-            "Give the right one with --victim, or fit a detector on this one.",
-        )
-    return model
+    return load_victim(folder, facts, moved, batch_size)
 
 
 def _calibrate(

@@ -195,7 +195,10 @@ def open_layer_reader(
         )
     if image_size is not None:
         raise ConfigurationError("--image-size is for images.", "Leave it out, or give images as --data.")
-    if spec.startswith(("timm:", "hf_hub:", "hf-hub:")) or (Path(spec).expanduser() / "encoder.json").is_file():
+    if (
+        spec.startswith(("timm:", "hf_hub:", "hf-hub:", "local-dir:"))
+        or (Path(spec).expanduser() / "encoder.json").is_file()
+    ):
         raise ConfigurationError(
             f"the encoder {spec!r} reads images, and the data holds texts.", "Give images as --data, or a text encoder."
         )

@@ -16,6 +16,7 @@ from harness.core.errors import DataError, DiskFullError, MissingFileError
 
 CACHE_VARIABLE = "PALIMPSEST_CACHE"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_MOST_JSON = 2**30  # bytes; more is no JSON that anything here writes
 
 
 def cache_folder(*parts: str) -> Path:
@@ -103,17 +104,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, most: int = _MOST_JSON) -> Any:
     """Read JSON from `path`.
+
+    Args:
+        path: A file.
+        most: Bytes it may have; a file that a stranger wrote is given few.
 
     Raises:
         MissingFileError: There is no such file.
-        DataError: It is not JSON.
+        DataError: It is not JSON, too long, or nested too deeply.
     """
+    path = Path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > most:
+            raise DataError(f"{path} has {size} bytes, more than such a file ever has.")
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {path}.") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply to be read.") from error
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON.") from error
 

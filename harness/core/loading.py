@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigurationError, HarnessError
 from harness.core.files import disk_errors
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+
+
+def is_hub_id(value: Any) -> bool:
+    """Whether something is written like the id of a repository of the Hub: `NAME` or `ORG/NAME`."""
+    return isinstance(value, str) and _HUB_ID.fullmatch(value) is not None and ".." not in value
 
 
 def summary(error: Exception) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.base import DetectorInfo, Floats, Labels, QueryDetector, texts_of
+from harness.detectors.states import Array, Layout, bad_state
 from harness.text.batches import padded_batches
 from harness.text.dropout import dropout_places, dropout_probabilities
 from harness.text.edits import mask_word, mask_words
@@ -60,6 +63,7 @@ class ADDMU(QueryDetector):
         at_most=201,
         cost="201 at most",
     )
+    layout: ClassVar[Layout | None] = {"data": Array("float64", ("n",)), "model": Array("float64", ("n",))}
 
     def __init__(
         self,
@@ -135,6 +139,10 @@ class ADDMU(QueryDetector):
         """The constructor arguments."""
         names = ("passes", "neighbours", "drawn", "share", "rate", "rows", "seed")
         return {name: getattr(self, name) for name in names}
+
+    def _check_values(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if any((np.diff(values) < 0).any() for values in arrays.values()):
+            raise bad_state(self.info.name, "uncertainties are not in ascending order")
 
     def masked_neighbours(self, text: str) -> list[str]:
         """The neighbours of a text; the seed and the text decide them."""

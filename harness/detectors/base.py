@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
+from harness.detectors.states import Array, Layout, check_arrays, check_sizes
 from harness.text.victims import Victim, VictimOutputs
 
 Floats = NDArray[np.float64]
@@ -70,6 +71,8 @@ class Detector(ABC):
     """
 
     info: ClassVar[DetectorInfo]
+    # The arrays that a fitted one has, so that those of a file can be checked; None where a class does not say it.
+    layout: ClassVar[Layout | None] = None
     # Whether `fit_corpus` has to be called, with all clean training texts there are.
     reads_corpus: ClassVar[bool] = False
 
@@ -158,13 +161,29 @@ class Detector(ABC):
         """The fitted arrays."""
         return {}
 
+    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse arrays that no fit of it leaves; before `restore`, for a file may hold anything.
+
+        Raises:
+            DataError: An array is missing, unknown, of another type or shape, or holds what it cannot.
+        """
+        check_arrays(self.info.name, self.layout, arrays)
+        if arrays:
+            self._check_values(arrays)
+
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Take fitted arrays back."""
         return self
 
+    def _check_values(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse values, in arrays of the right types and shapes, that scoring would stumble over; by default none."""
+        return None
+
 
 class ProbabilityDetector(Detector):
     """A detector that reads class probabilities and has nothing to fit."""
+
+    layout: ClassVar[Layout | None] = {}
 
     @property
     def fit_rows(self) -> int | None:
@@ -262,7 +281,10 @@ class FeatureDetector(Detector):
         """Score by the layer's features and the victim's predictions."""
         if not self._arrays:
             raise NotFittedError(f"the detector {self.info.name!r} is not fitted.", "Call fit, or load a fitted one.")
-        return self._score(self._features(outputs), outputs.predictions)
+        features = self._features(outputs)
+        sizes = {"classes": outputs.probabilities.shape[1], "d": features.shape[1]}
+        check_sizes(self.info.name, self.layout, self._arrays, sizes)
+        return self._score(features, outputs.predictions)
 
     def parameters(self) -> dict[str, Any]:
         """The constructor arguments."""
@@ -290,6 +312,13 @@ class FeatureDetector(Detector):
         if wanted not in outputs.features:
             raise DataError(f"the features of layer {self.layer} were not read.")
         return outputs.features[wanted].astype(np.float64)
+
+
+# A Gaussian a class in p dimensions.
+GAUSSIANS: Layout = {
+    "means": Array("float64", ("classes", "p")),
+    "precisions": Array("float64", ("classes", "p", "p")),
+}
 
 
 def texts_of(outputs: VictimOutputs) -> tuple[str, ...]:

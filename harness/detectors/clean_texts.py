@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.core.errors import ConfigurationError, DataError, VictimError
 from harness.core.files import atomic_writer, hash_file, hash_strings
 from harness.core.runs import known_config, read_run
+from harness.core.tensors import read_arrays
 from harness.detectors.base import Detector
 from harness.text.adversarial import ROWS_FILE, AdversarialRow, read_rows
 from harness.text.columns import TEXT_COLUMNS, check_texts
@@ -250,8 +251,6 @@ def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
         ConfigurationError: The detector keeps none: it was fitted by an earlier version.
         DataError: The file is missing or damaged.
     """
-    from safetensors.numpy import load_file
-
     if "seen_sha256" not in facts:
         raise ConfigurationError(
             f"the detector in {folder} does not say which texts it has seen, so it cannot be calibrated.",
@@ -260,7 +259,10 @@ def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
     path = folder / SEEN_FILE
     if not path.is_file() or hash_file(path) != facts["seen_sha256"]:
         raise DataError(f"{path} is missing or damaged.", "Fit the detector again.")
-    return np.asarray(load_file(path)["keys"], dtype=np.uint64)
+    keys = read_arrays(path).get("keys")
+    if keys is None or keys.dtype != np.uint64 or keys.ndim != 1:
+        raise DataError(f"{path} is damaged: it holds no keys of texts.", "Fit the detector again.")
+    return keys
 
 
 def _refuse_split(split: str | None, source: str, kind: str) -> None:

@@ -19,6 +19,7 @@ from harness.core.conformal import conformal_p_values, flag_rank, texts_needed, 
 from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import atomic_writer, hash_file, read_json, write_json
 from harness.core.runs import versions
+from harness.core.tensors import read_arrays
 from harness.detectors.base import Detector, Floats
 from harness.detectors.clean_texts import CleanTexts
 from harness.detectors.fitting import DETECTOR_FILE
@@ -29,6 +30,7 @@ from harness.text.victims import Victim
 CALIBRATION_FILE, CALIBRATION_SCORES = "calibration.json", "calibration.safetensors"
 ADVERSARIAL, CLEAN = "adversarial", "clean"
 _FORMAT = 1
+_MOST_FACTS = 2**20  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,13 +178,11 @@ def load_calibration(folder: Path) -> Calibration | None:
         ConfigurationError: It was written by another version, or made of another fit of the detector.
         DataError: It is damaged.
     """
-    from safetensors.numpy import load_file
-
     path = folder / CALIBRATION_FILE
     if not path.is_file():
         return None
     again = f"Calibrate again: harness detect calibrate {folder} --calibration DATA."
-    facts = read_json(path)
+    facts = read_json(path, most=_MOST_FACTS)
     if not isinstance(facts, dict) or facts.get("format") != _FORMAT:
         found = facts.get("format") if isinstance(facts, dict) else None
         raise ConfigurationError(f"{path} is a calibration of format {found}, this reads {_FORMAT}.", again)
@@ -193,8 +193,12 @@ def load_calibration(folder: Path) -> Calibration | None:
         raise ConfigurationError(f"the calibration in {folder} is of another fit than the detector there.", again)
     try:
         check_promise(float(facts["fpr"]), facts["confidence"])
-        scores = np.asarray(load_file(state)["scores"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+        scores = read_arrays(state)["scores"]
+        if scores.dtype != np.float64 or scores.ndim != 1 or not len(scores) or (np.diff(scores) < 0).any():
+            raise ValueError("its scores are no ascending numbers")
+        if np.isnan(scores).any():
+            raise ValueError("a score is NaN")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is damaged: {error}.", again) from error
     found = Calibration(scores, float(facts["fpr"]), facts["confidence"], facts)
     if facts.get("threshold") != (found.threshold if math.isfinite(found.threshold) else None):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.base import Bools, DetectorInfo, Floats, QueryDetector, texts_of
+from harness.detectors.states import Array, Layout, bad_state, read_words
 from harness.text.edits import replace_words
 from harness.text.synonyms import shipped_synonyms
 from harness.text.victims import Victim, VictimOutputs
@@ -73,6 +74,11 @@ class FGWS(QueryDetector):
         scores_words=True,
     )
     reads_corpus: ClassVar[bool] = True
+    layout: ClassVar[Layout | None] = {
+        "words": Array("uint8", ("bytes",)),
+        "counts": Array("int64", ("words",)),
+        "delta": Array("float64", (1,), optional=True),
+    }
 
     def __init__(
         self, delta: float = 50, vectors: str | None = None, neighbours: int = 8, vectors_hash: str | None = None
@@ -185,9 +191,14 @@ class FGWS(QueryDetector):
         """Take the word counts back."""
         self._phi, self._limits, self._best = {}, {}, {}
         if arrays:
-            words = arrays["words"].tobytes().decode().split("\n")
+            words = read_words(self.info.name, arrays)
             self._phi = dict(zip(words, np.log1p(arrays["counts"]).tolist(), strict=True))
         return super().restore(arrays)
+
+    def _check_values(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        read_words(self.info.name, arrays)
+        if "delta" in arrays and not 0 <= arrays["delta"][0] <= 100:
+            raise bad_state(self.info.name, "delta is no percentile")
 
     def _scores(self, outputs: VictimOutputs, deltas: Sequence[float]) -> Floats:
         """(deltas, n) scores; a changed text is asked about once, however often it comes up."""

@@ -14,18 +14,22 @@ import numpy as np
 
 from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError
 from harness.core.files import atomic_writer, cache_folder, hash_file, hash_json, read_json, write_json
+from harness.core.loading import summary
 from harness.core.runs import versions
+from harness.core.tensors import read_arrays
 from harness.detectors.base import Detector
 from harness.detectors.joint_detector import JOINT, JointDetector
 from harness.detectors.layered import checked_layer
 from harness.detectors.registry import DETECTORS
 from harness.detectors.specs import constructor_parameters
+from harness.detectors.states import check_parameters
 from harness.text.datasets import TextDataset
 from harness.text.reading import read_texts
 from harness.text.victims import Victim
 
 DETECTOR_FILE, STATE_FILE = "detector.json", "state.safetensors"
 _FORMAT = 3
+_MOST_FACTS = 2**24  # bytes
 
 
 def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], seed: int = 0) -> Detector:
@@ -152,17 +156,33 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
             f"there is no fitted detector in {folder}.",
             "Make one: harness detect fit --detector NAME --out DIR.",
         )
-    facts = dict(read_json(folder / DETECTOR_FILE))
-    if facts.get("format") != _FORMAT:
-        raise ConfigurationError(f"{folder} holds a detector of format {facts.get('format')}, this reads {_FORMAT}.")
-    try:
-        kind = JointDetector if facts["detector"] == JOINT else DETECTORS.get(facts["detector"])
-        detector = kind(**facts["parameters"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / DETECTOR_FILE} is damaged: {error}.", "Fit the detector again.") from error
+    facts = read_json(folder / DETECTOR_FILE, most=_MOST_FACTS)
+    if not isinstance(facts, dict) or not isinstance(facts.get("format"), int):
+        raise DataError(f"{folder / DETECTOR_FILE} does not describe a detector.", "Fit the detector again.")
+    if facts["format"] != _FORMAT:
+        newer = "It was written by another version of palimpsest: use that one, or fit the detector again."
+        raise ConfigurationError(f"{folder} holds a detector of format {facts['format']}, this reads {_FORMAT}.", newer)
+    detector = _unfitted(folder, facts)
     if not _state_holds(folder, facts):
         raise DataError(f"{folder / STATE_FILE} is missing or damaged.", "Fit the detector again.")
-    return detector.restore(_read_state(folder)), facts
+    arrays = _read_state(folder)
+    detector.check(arrays)
+    return detector.restore(arrays), facts
+
+
+def _unfitted(folder: Path, facts: Mapping[str, Any]) -> Detector:
+    """The detector that facts describe. They may be a stranger's: types are checked before anything is made."""
+    name, parameters = facts.get("detector"), facts.get("parameters")
+    if not isinstance(name, str):
+        raise DataError(f"{folder / DETECTOR_FILE} is damaged: it names no detector.", "Fit the detector again.")
+    kind = JointDetector if name == JOINT else DETECTORS.get(name)
+    try:
+        if kind is JointDetector:
+            JointDetector.check_members(parameters)
+        return kind(**check_parameters(kind, parameters))
+    except (DataError, TypeError, ValueError) as error:
+        reason = error.message.rstrip(".") if isinstance(error, DataError) else summary(error)
+        raise DataError(f"{folder / DETECTOR_FILE} is damaged: {reason}.", "Fit the detector again.") from error
 
 
 def _state_holds(folder: Path, facts: Mapping[str, Any]) -> bool:
@@ -171,9 +191,7 @@ def _state_holds(folder: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    from safetensors.numpy import load_file
-
-    return dict(load_file(folder / STATE_FILE))
+    return read_arrays(folder / STATE_FILE)
 
 
 def _cached(folder: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.core.errors import ConfigurationError
 from harness.detectors.base import DetectorInfo, Floats, QueryDetector, texts_of
+from harness.detectors.states import Layout
 from harness.text.edits import mask_word, mask_words, token_words
 from harness.text.gradients import require_gradients, token_gradients
 from harness.text.victims import Victim, VictimOutputs
@@ -45,6 +46,7 @@ class GradMask(QueryDetector):
         cost="2 + 5 at most, and 1 backward",
         scores_words=True,
     )
+    layout: ClassVar[Layout | None] = {}
 
     def __init__(self, share: float = 0.2, versions: int = 5) -> None:
         super().__init__()

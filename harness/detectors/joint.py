@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.core.conformal import flag_rank, threshold_at_fpr
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.base import Arrays, Floats
+from harness.detectors.states import Array, bad_state, check_arrays
 
 METHODS = ("thresholds", "bonferroni", "simes", "fisher", "cauchy", "harmonic")
 # Log weights that the search tries: a detector without a share of the budget, and factors of e^0.5 up to e^6.
@@ -166,6 +167,28 @@ class JointDecision:
     def arrays(self) -> Arrays:
         """The fitted arrays."""
         return dict(self._arrays)
+
+    def check(self, arrays: Mapping[str, NDArray[Any]], detectors: int) -> None:
+        """Refuse arrays that no fit leaves on so many detectors.
+
+        Raises:
+            DataError: They are no such arrays.
+        """
+        layout = {
+            "texts": Array("int64", (1,)),
+            "slopes": Array("float64", (detectors,)),
+            "log_weights": Array("float64", (detectors,), finite=False),
+        }
+        for d in range(detectors):
+            layout |= {f"{kind}.{d}": Array("float64", (f"tuning{d}",)) for kind in ("knots", "surprises")}
+        check_arrays("joint", layout, arrays)
+        if not arrays:
+            return
+        if arrays["texts"][0] < 2 or (arrays["slopes"] <= 0).any() or arrays["log_weights"].max() != 0:
+            raise bad_state("joint", "texts, slopes or log_weights are of no tuning")
+        for d in range(detectors):
+            if any((np.diff(arrays[f"{kind}.{d}"]) < 0).any() for kind in ("knots", "surprises")):
+                raise bad_state("joint", f"the surprises of detector {d} do not rise")
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Take fitted arrays back."""

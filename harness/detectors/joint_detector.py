@@ -8,15 +8,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import ConfigurationError
+from harness.core.errors import ConfigurationError, DataError
 from harness.detectors.base import Arrays, Bools, Detector, DetectorInfo, Floats, Labels
 from harness.detectors.joint import JointDecision
 from harness.detectors.registry import DETECTORS
 from harness.detectors.scoring import score
+from harness.detectors.states import bad_state, check_parameters
 from harness.text.victims import Victim, VictimOutputs
 
 JOINT = "joint"
 _CHEAP = ("probabilities", "features")
+_MOST_MEMBERS = 100
 
 
 class JointDetector(Detector):
@@ -114,6 +116,31 @@ class JointDetector(Detector):
         for number, member in enumerate(self.members):
             found |= {f"{number}.{name}": values for name, values in member.arrays().items()}
         return found
+
+    @staticmethod
+    def check_members(parameters: Any) -> None:
+        """Refuse parameters whose members are not pairs of a detector's name and its parameters.
+
+        Raises:
+            DataError: They are something else.
+        """
+        members = parameters.get("members") if isinstance(parameters, dict) else None
+        if not isinstance(members, list) or not 2 <= len(members) <= _MOST_MEMBERS:
+            raise DataError("a joint detector has a list of members")
+        for member in members:
+            if not (isinstance(member, list) and len(member) == 2 and isinstance(member[0], str)):
+                raise DataError("a member is no pair of a name and parameters")
+            check_parameters(DETECTORS.get(member[0]), member[1])
+
+    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse arrays that no fit of it, or of its members, leaves."""
+        parts = {name: _part(arrays, name) for name in (JOINT, *map(str, range(len(self.members))))}
+        known = {f"{name}.{key}" for name, part in parts.items() for key in part}
+        if unknown := sorted(arrays.keys() - known):
+            raise bad_state(JOINT, f"it has no array {unknown[0]!r}")
+        self.decision.check(parts[JOINT], len(self.members))
+        for number, member in enumerate(self.members):
+            member.check(parts[str(number)])
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Take the arrays back."""

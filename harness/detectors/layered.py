@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.base import Arrays, Detector, Floats, Labels
+from harness.detectors.states import Array, Layout, bad_state, check_arrays, check_sizes
 from harness.text.victims import Victim, VictimOutputs
 
 HELD_OUT = 5  # of each class, every fifth training row standardises a layer's scores
@@ -40,6 +41,9 @@ class LayeredDetector(Detector):
     Raises:
         ConfigurationError: It is something else.
     """
+
+    # The arrays of each layer; None where a class does not say it.
+    layer_layout: ClassVar[Layout | None] = None
 
     def __init__(self, layer: int | str = -1) -> None:
         self.layer = checked_layer(layer)
@@ -107,11 +111,12 @@ class LayeredDetector(Detector):
             raise NotFittedError(f"the detector {self.info.name!r} is not fitted.", "Call fit, or load a fitted one.")
         found = []
         for number in self._layers:
+            features, mine = _features(outputs, number), _of_layer(self._arrays, number)
+            sizes = {"classes": outputs.probabilities.shape[1], "d": features.shape[1]}
+            check_sizes(self.info.name, self.layer_layout, mine, sizes)
             if number not in self._opened:
-                prefix = f"layer{number}."
-                mine = {n.removeprefix(prefix): a for n, a in self._arrays.items() if n.startswith(prefix)}
                 self._opened[number] = self._open(mine)
-            found.append(self._score_layer(_features(outputs, number), self._opened[number]))
+            found.append(self._score_layer(features, self._opened[number]))
         if self.layer != "all":
             return found[0]
         means, deviations = self._arrays["standards"].T
@@ -121,6 +126,31 @@ class LayeredDetector(Detector):
     def arrays(self) -> Arrays:
         """The fitted arrays: `layers` (L,), those of each layer, and with "all" `standards` (L, 2)."""
         return dict(self._arrays)
+
+    def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse arrays that no fit of it leaves."""
+        name = self.info.name
+        if not arrays:
+            return
+        own = {key: values for key, values in arrays.items() if "." not in key}
+        joined = {"standards": Array("float64", ("layers", 2))} if self.layer == "all" else {}
+        if not own:
+            raise bad_state(name, "the array layers is missing")
+        check_arrays(name, {"layers": Array("int64", ("layers",)), **joined}, own)
+        numbers = own["layers"].tolist()
+        if min(numbers) < 0 or len(set(numbers)) < len(numbers) or (self.layer != "all" and len(numbers) > 1):
+            raise bad_state(name, f"its layers are {numbers[:5]}")
+        if joined and (own["standards"][:, 1] <= 0).any():
+            raise bad_state(name, "the deviation of a layer's scores is not above 0")
+        parts = {number: _of_layer(arrays, number) for number in numbers}
+        known = {f"layer{number}.{key}" for number, mine in parts.items() for key in mine} | own.keys()
+        if unknown := sorted(arrays.keys() - known):
+            raise bad_state(name, f"it has no array {unknown[0]!r}")
+        for mine in parts.values():
+            if not mine:
+                raise bad_state(name, "the arrays of a layer are missing")
+            check_arrays(name, self.layer_layout, mine)
+            self._check_values(mine)
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Take fitted arrays back."""
@@ -191,6 +221,11 @@ def check_count(detector: str, name: str, value: object, least: int) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigurationError(f"{detector} takes a whole number of at least {least} for {name}, not {value!r}.")
+
+
+def _of_layer(arrays: Mapping[str, NDArray[Any]], number: int) -> Arrays:
+    prefix = f"layer{number}."
+    return {key.removeprefix(prefix): values for key, values in arrays.items() if key.startswith(prefix)}
 
 
 def _number(outputs: VictimOutputs, layer: int) -> int:

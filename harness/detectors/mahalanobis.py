@@ -9,11 +9,14 @@ import numpy as np
 from harness.core.errors import ConfigurationError, DataError
 from harness.detectors.base import Arrays, DetectorInfo, Floats, Labels
 from harness.detectors.layered import LayeredDetector, check_count
+from harness.detectors.states import Array, Layout
 
 COVARIANCES = ("empirical", "ledoit-wolf")
 _CHUNK = 2048  # texts whose distances are computed at once, to bound memory
 # Features are float32; by so much of their size they differ for rounding alone.
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
+
+_NEAREST: Layout = {"means": Array("float64", ("classes", "d")), "whitening": Array("float64", ("d", "rank"))}
 
 
 class Mahalanobis(LayeredDetector):
@@ -49,6 +52,7 @@ class Mahalanobis(LayeredDetector):
         reads="features",
         forwards_per_text=1,
     )
+    layer_layout: ClassVar[Layout | None] = _NEAREST
 
     def __init__(self, layer: int | str = -1, rows: int = 8000, covariance: str = "empirical") -> None:
         super().__init__(layer)
@@ -147,6 +151,11 @@ class RelativeMahalanobis(Mahalanobis):
         reads="features",
         forwards_per_text=1,
     )
+    layer_layout: ClassVar[Layout | None] = {
+        **_NEAREST,
+        "background_means": Array("float64", (1, "d")),
+        "background_whitening": Array("float64", ("d", "all_rank")),
+    }
 
     def _fit_layer(self, features: Floats, labels: Labels, classes: int) -> Arrays:
         mean = features.mean(axis=0, keepdims=True)

@@ -15,6 +15,7 @@ from harness.detectors.base import (
     mahalanobis,
     rows_of_class,
 )
+from harness.detectors.states import Array, Layout
 
 
 class MLE(FeatureDetector):
@@ -36,6 +37,10 @@ class MLE(FeatureDetector):
         reads="features",
         forwards_per_text=1,
     )
+    layout: ClassVar[Layout | None] = {
+        "means": Array("float64", ("classes", "d")),
+        "precisions": Array("float64", ("classes", "d", "d")),
+    }
 
     def _fit(self, features: Floats, labels: Labels, classes: int) -> Arrays:
         from sklearn.covariance import EmpiricalCovariance

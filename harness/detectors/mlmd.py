@@ -11,6 +11,7 @@ from harness.core.errors import ConfigurationError
 from harness.core.files import cache_folder
 from harness.detectors.base import DetectorInfo, Floats, texts_of
 from harness.detectors.other_model import OtherModelDetector
+from harness.detectors.states import Layout
 from harness.text.edits import replace_words, token_words
 from harness.text.gradients import require_gradients, token_gradients
 from harness.text.masked_lm import MaskedLanguageModel
@@ -52,6 +53,7 @@ class MLMD(OtherModelDetector[MaskedLanguageModel]):
         cost="1 + 3 L, and L of a masked LM",
         scores_words=True,
     )
+    layout: ClassVar[Layout | None] = {}
     parameter = "masked_lm"
     kind = "masked language model"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from harness.core.errors import DataError
 from harness.detectors.base import Arrays, Floats, Labels
 from harness.detectors.layered import LayeredDetector, check_count
+from harness.detectors.states import Array, Layout, bad_state
 
 LEFT_OUT = 2000  # rows that are left out in turn to standardise a layer's scores
 _CELLS = 2**22  # of the distance matrix computed at once (32 MB), to bound memory
@@ -31,6 +33,7 @@ class NeighbourDetector(LayeredDetector):
         ConfigurationError: A parameter is out of range.
     """
 
+    layer_layout: ClassVar[Layout | None] = {"reference": Array("float32", ("n", "d"))}
     smallest_k = 1
     # Reference rows nearer than this times a text's norm are passed over; below 0 none are.
     copies_within = -1.0
@@ -67,6 +70,10 @@ class NeighbourDetector(LayeredDetector):
             )
         # Features are float32 at the source, so nothing is lost in keeping them so.
         return {"reference": features.astype(np.float32)}
+
+    def _check_values(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if len(arrays["reference"]) <= self.k:
+            raise bad_state(self.info.name, f"{len(arrays['reference'])} reference rows have no {self.k} neighbours")
 
     def _open(self, fitted: Arrays) -> Arrays:
         return {"vectors": self._vectors(fitted["reference"].astype(np.float64))}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from harness.core.errors import DataError
+from harness.detectors.states import Array, Layout, read_words
 from harness.text.edits import replace_words
 from harness.text.synonyms import shipped_synonyms
 from harness.text.words import find_words
@@ -22,6 +23,12 @@ KINDS = ("synonym", "word", "typo")
 STATISTICS = 10
 _BUCKETS = 2**21
 _MOST_PIECES = 6
+
+COUNTS: Layout = {
+    "words": Array("uint8", ("bytes",)),
+    "counts": Array("int64", ("words",)),
+    "pairs": Array("int32", (_BUCKETS,)),
+}
 
 
 class CorpusCounts:
@@ -33,7 +40,7 @@ class CorpusCounts:
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.words = arrays["words"].tobytes().decode().split("\n")
+        self.words = read_words("palimpsest", arrays)
         self.counts = dict(zip(self.words, arrays["counts"].tolist(), strict=True))
         self.pairs = arrays["pairs"]
         self._draw = np.cumsum(np.sqrt(arrays["counts"].astype(np.float64)))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.base import DetectorInfo, Floats, Labels, QueryDetector, rows_of_class, texts_of
-from harness.detectors.overwriting import KINDS, CorpusCounts, overwrite, text_rng
+from harness.detectors.overwriting import COUNTS, KINDS, STATISTICS, CorpusCounts, overwrite, text_rng
+from harness.detectors.states import Array, Layout, bad_state, check_sizes, read_words
 from harness.text.edits import mask_word, mask_words
 from harness.text.victims import VictimOutputs
 from harness.text.word_states import read_word_states, state_layers
@@ -59,6 +60,15 @@ class Palimpsest(QueryDetector):
         scores_words=True,
     )
     reads_corpus: ClassVar[bool] = True
+    layout: ClassVar[Layout | None] = {
+        **COUNTS,
+        "probe_weights": Array("float64", (1, "inputs")),
+        "probe_bias": Array("float64", (1,)),
+        "reader_weights": Array("float64", ("readers", "d")),
+        "reader_bias": Array("float64", ("readers",)),
+        "center": Array("float64", (_SIGNALS,)),
+        "spread": Array("float64", (_SIGNALS,)),
+    }
 
     def __init__(self, rows: int = 3000, seed: int = 0) -> None:
         super().__init__()
@@ -119,6 +129,11 @@ class Palimpsest(QueryDetector):
         """Take fitted arrays back."""
         self._counts = CorpusCounts(arrays) if arrays else None
         return super().restore(arrays)
+
+    def _check_values(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        read_words(self.info.name, arrays)
+        if (arrays["spread"] <= 0).any():
+            raise bad_state(self.info.name, "the deviation of a signal is not above 0")
 
     @property
     def counts(self) -> CorpusCounts:
@@ -181,11 +196,18 @@ class Palimpsest(QueryDetector):
         evidence: list[Floats] = [np.zeros(0)] * len(texts)
         means = np.zeros((len(texts), self._arrays["reader_weights"].shape[1]), np.float32)
         for row, states, pieces in read_word_states(self.victim, texts, layers):
+            self._check_victim(*states.shape[1:])
             statistics = self.counts.statistics(texts[row], pieces, None if owns is None else owns[row])
             inputs = np.concatenate([_flat(states), statistics], axis=1).astype(np.float64)
             evidence[row] = np.where(pieces > 0, inputs @ weights + bias, _UNREAD)
             means[row] = _mean(states[:, _reader(layers)], (1 - _sigmoid(evidence[row])) * (pieces > 0))
         return _Reading(evidence, means)
+
+    def _check_victim(self, layers: int, width: int) -> None:
+        """Refuse a victim of other sizes than the one that was fitted on."""
+        classes = self.victim.num_labels
+        sizes = {"inputs": layers * width + STATISTICS, "d": width, "readers": 1 if classes == 2 else classes}
+        check_sizes(self.info.name, self.layout, self._arrays, sizes)
 
     def _signals(self, outputs: VictimOutputs, owns: Sequence[str] | None = None) -> Floats:
         """(n, 3) masked, reader and evidence; `owns` where the texts are among those counted."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.detectors.base import DetectorInfo, Floats, texts_of
 from harness.detectors.other_model import OtherModelDetector
+from harness.detectors.states import Layout
 from harness.text.causal_lm import SMOLLM2, CausalLanguageModel
 from harness.text.edits import words_at
 from harness.text.victims import VictimOutputs
@@ -39,6 +40,7 @@ class Perplexity(OtherModelDetector[CausalLanguageModel]):
         cost="1, and 1 of a causal LM",
         scores_words=True,
     )
+    layout: ClassVar[Layout | None] = {}
     parameter = "language_model"
     kind = "causal language model"
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError
 from harness.detectors.base import (
+    GAUSSIANS,
     Arrays,
     DetectorInfo,
     FeatureDetector,
@@ -28,6 +29,15 @@ from harness.detectors.base import (
 )
 from harness.detectors.kernel_pca import KernelProjection, fit_kernel_pca
 from harness.detectors.mcd import RobustGaussian, empirical_gaussian, minimum_covariance_determinant
+from harness.detectors.states import Array, Layout, bad_state
+
+_KERNEL: Layout = {
+    "reference": Array("float32", ("n", "d")),
+    "directions": Array("float64", ("n", "p")),
+    "kernel_offset": Array("float64", ("p",)),
+}
+_LINEAR: Layout = {"centre": Array("float64", ("d",)), "directions": Array("float64", ("d", "p"))}
+_MCD: Layout = {"mcd": Array("uint8", ("bytes",))}
 
 
 class RDEEmpirical(FeatureDetector):
@@ -51,6 +61,7 @@ class RDEEmpirical(FeatureDetector):
         reads="features",
         forwards_per_text=1,
     )
+    layout: ClassVar[Layout | None] = {**_KERNEL, **GAUSSIANS}
 
     def __init__(self, layer: int = -1, components: int = 100, rows: int = 8000, seed: int = 0) -> None:
         super().__init__(layer)
@@ -139,6 +150,7 @@ class RDE(RDEEmpirical):
         reads="features",
         forwards_per_text=1,
     )
+    layout: ClassVar[Layout | None] = {**_KERNEL, **GAUSSIANS, **_MCD}
 
     def __init__(
         self,
@@ -161,6 +173,14 @@ class RDE(RDEEmpirical):
         """The parameters and, once fitted, what MCD rests on in each class and whether it had to fall back."""
         told = {"mcd": json.loads(self._arrays["mcd"].tobytes())} if "mcd" in self._arrays else {}
         return {**super().facts(), **told}
+
+    def _check_values(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        try:
+            told = json.loads(arrays["mcd"].tobytes())
+        except (ValueError, RecursionError) as error:
+            raise bad_state(self.info.name, "mcd is no JSON") from error
+        if not isinstance(told, list) or not all(isinstance(of_class, dict) for of_class in told):
+            raise bad_state(self.info.name, "mcd does not describe classes")
 
     def _fit_gaussians(self, reduced: list[Floats]) -> Arrays:
         from threadpoolctl import threadpool_limits
@@ -202,6 +222,7 @@ class RDELinear(RDE):
         reads="features",
         forwards_per_text=1,
     )
+    layout: ClassVar[Layout | None] = {**_LINEAR, **GAUSSIANS, **_MCD}
 
     def _fit_reduction(self, features: Floats) -> tuple[Arrays, Floats]:
         d = features.shape[1]

@@ -14,6 +14,7 @@ import numpy as np
 
 from harness.core.errors import ConfigurationError
 from harness.detectors.base import DetectorInfo, Floats, QueryDetector, texts_of
+from harness.detectors.states import Layout
 from harness.text.edits import replace_words
 from harness.text.synonyms import shipped_synonyms
 from harness.text.victims import VictimOutputs
@@ -52,6 +53,7 @@ class RSV(QueryDetector):
         forwards_per_text=26,
         cost="k + 1",
     )
+    layout: ClassVar[Layout | None] = {}
 
     def __init__(self, k: int = 25, p: float = 0.6, seed: int = 0) -> None:
         super().__init__()

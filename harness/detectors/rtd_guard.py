@@ -10,6 +10,7 @@ import numpy as np
 from harness.core.errors import ConfigurationError
 from harness.detectors.base import DetectorInfo, Floats, texts_of
 from harness.detectors.other_model import OtherModelDetector
+from harness.detectors.states import Layout
 from harness.text.discriminator import ReplacedTokenDiscriminator
 from harness.text.edits import mask_word, mask_words, token_words, words_at
 from harness.text.victims import VictimOutputs
@@ -45,6 +46,7 @@ class RTDGuard(OtherModelDetector[ReplacedTokenDiscriminator]):
         cost="2, and 1 of a discriminator",
         scores_words=True,
     )
+    layout: ClassVar[Layout | None] = {}
     parameter = "discriminator"
     kind = "replaced-token discriminator"
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.core.errors import ConfigurationError
 from harness.detectors.base import DetectorInfo, Floats, Labels, QueryDetector, texts_of
+from harness.detectors.states import Layout
 from harness.text.batches import padded_batches
 from harness.text.gradients import require_gradients, shifted_embeddings
 from harness.text.victims import Victim, VictimOutputs
@@ -44,6 +45,7 @@ class Sharpness(QueryDetector):
         forwards_per_text=6,
         cost="6, and 4 backwards",
     )
+    layout: ClassVar[Layout | None] = {}
 
     def __init__(self, radius: float = 0.2, steps: int = 4, rise: bool = True) -> None:
         super().__init__()

@@ -6,12 +6,15 @@ NLP Adversarial Attacks*, ACL 2022 (arXiv 2204.04636).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.base import Arrays, Bools, DetectorInfo, Floats, QueryDetector, texts_of
+from harness.detectors.states import Array, Layout, bad_state
 from harness.text.edits import mask_words, unknown_word
 from harness.text.victims import Victim, VictimOutputs
 from harness.text.words import find_words
@@ -58,6 +61,15 @@ class WDR(QueryDetector):
         adversarial_texts="trains",
         scores_words=True,
     )
+    layout: ClassVar[Layout | None] = {
+        "prior": Array("float64", (1,)),
+        "roots": Array("int64", ("trees",)),
+        "left": Array("int64", ("nodes",)),
+        "right": Array("int64", ("nodes",)),
+        "feature": Array("int64", ("nodes",)),
+        "threshold": Array("float64", ("nodes",)),
+        "value": Array("float64", ("nodes",)),
+    }
 
     def __init__(self, length: int = 512, seed: int = 0) -> None:
         super().__init__()
@@ -118,6 +130,17 @@ class WDR(QueryDetector):
     def parameters(self) -> dict[str, Any]:
         """The constructor arguments."""
         return {"length": self.length, "seed": self.seed}
+
+    def _check_values(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        own = np.arange(len(arrays["value"]))
+        # A child stands behind its parent, a leaf is its own: so no walk down a tree goes on for ever.
+        for side, other in (("left", "right"), ("right", "left")):
+            child, leaf = arrays[side], arrays[other] == own
+            if (child < own).any() or (child >= len(own)).any() or ((child == own) & ~leaf).any():
+                raise bad_state(self.info.name, f"{side} does not lead down a tree")
+        for name, most in (("roots", len(own)), ("feature", self.length)):
+            if (arrays[name] < 0).any() or (arrays[name] >= most).any():
+                raise bad_state(self.info.name, f"{name} points beyond its end")
 
     def _vectors(self, outputs: VictimOutputs) -> Floats:
         """(n, length) reactions in the order of impact."""

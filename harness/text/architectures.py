@@ -363,7 +363,7 @@ def refuse_textattack_checkpoint(source: str) -> None:
         known = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
         # A plain name: transformers writes a list.
         encoder = _TEXTATTACK_CLASSES.get(known, encoder) if isinstance(known, str) else encoder
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # no such folder or file: whoever loads it says what is wrong with it
     if encoder:
         raise VictimError(

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from harness.core.compat import prepare_torchvision
 from harness.core.devices import choose_device, torch_dtype
-from harness.core.errors import ConfigurationError, DataError, MissingFileError
+from harness.core.errors import ConfigurationError, DataError, MissingFileError, VictimError
 from harness.core.flops import flops_at_exits
 from harness.core.loading import unloadable
 from harness.text.architectures import reads_first_token
 from harness.text.batches import padded_batches
+from harness.text.claims import check_claims
 from harness.text.victims import looks_like_path, token_limit, weights_hash
 
 Features = dict[tuple[int, str], NDArray[np.float32]]
@@ -122,6 +123,7 @@ class TextEncoder:
         transformers.logging.set_verbosity_error()
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            check_claims(name, config)
             if getattr(config, "vocab_size", None) is None or hasattr(config, "vision_config"):
                 raise ConfigurationError(
                     f"the encoder {name!r} ({config.model_type}) reads no texts.", "Give images as --data."
@@ -130,7 +132,8 @@ class TextEncoder:
                 source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
-        except ConfigurationError:
+            token_limit(config, tokenizer)  # both say it in numbers
+        except (ConfigurationError, VictimError):
             raise
         except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own
             raise ConfigurationError(

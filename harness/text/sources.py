@@ -28,6 +28,11 @@ def load_from_pointer(pointer: dict[str, Any], split: str) -> TextDataset:
     )
 
 
+def dataset_id(dataset: TextDataset) -> dict[str, str]:
+    """The id of a dataset of the Hub as `dataset_id`; nothing for other data."""
+    return {"dataset_id": str(dataset.source["id"])} if dataset.source.get("kind") == "hub" else {}
+
+
 def victim_pointer(spec: str) -> str:
     """A victim's hub id, or its folder as an absolute path."""
     folder = Path(spec).expanduser()

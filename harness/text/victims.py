@@ -27,6 +27,7 @@ from harness.text.architectures import (
     refuse_textattack_checkpoint,
 )
 from harness.text.batches import padded_batches
+from harness.text.claims import check_claims
 from harness.text.encoding import encode_texts, prepare
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -169,6 +170,7 @@ class Victim:
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             architecture_of(config)
+            check_claims(name, config)
             _check_classifier(name, config)
             if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
                 raise VictimError(
@@ -179,6 +181,7 @@ class Victim:
                 source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
+            token_limit(config, tokenizer)  # both say it in numbers
         except HarnessError:
             raise
         except Exception as error:  # transformers, safetensors and tokenizers raise errors of their own

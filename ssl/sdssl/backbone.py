@@ -104,7 +104,7 @@ def create_vit(arch: str, arguments: Mapping[str, Any], *, pretrained: bool = Fa
         pooling = _pooling(vit)
         if pooling is not None:
             vit = timm.create_model(arch, pretrained=pretrained, **wanted, global_pool=pooling)
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigurationError(
             f"timm cannot make {arch!r} with {_shown(arguments)}: {reason}.",
@@ -211,6 +211,16 @@ def load_exactly(module: nn.Module, state: Mapping[str, torch.Tensor], what: str
     Raises:
         DataError: It has not; the message names the keys and the shapes.
     """
+    check_state(module, state, what)
+    module.load_state_dict(state)
+
+
+def check_state(module: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Refuses a state that has not exactly the module's names and shapes; the module may be on the device `meta`.
+
+    Raises:
+        DataError: It has not; the message names the keys and the shapes.
+    """
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     reasons = []
@@ -226,7 +236,6 @@ def load_exactly(module: nn.Module, state: Mapping[str, torch.Tensor], what: str
             f"{what} belongs to another architecture: {'; '.join(reasons)}.",
             "Give the architecture and sizes that it was trained with.",
         )
-    module.load_state_dict(state)
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

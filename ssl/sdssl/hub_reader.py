@@ -10,14 +10,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from harness.core.compat import prepare_torchvision
-from harness.core.errors import ConfigurationError, DataError, MissingFileError
+from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError
 from harness.core.files import read_json
-from harness.core.loading import unloadable
+from harness.core.loading import summary, unloadable
+from harness.core.tensors import check_tensors
 from sdssl.augment import IMAGENET_MEAN, IMAGENET_STD
-from sdssl.encoder_files import ENCODER_FACTS
+from sdssl.encoder_files import ENCODER_FACTS, LAYER_NORMS
 from sdssl.encoders import Hardware, ImageEncoder, ImageSettings, default_crop
-from sdssl.timm_reader import open_run, open_timm, open_timm_folder
+from sdssl.timm_reader import MOST_FACTS, open_run, open_timm, open_timm_folder
 
+# Before a name in timm's own notation.
+_HUB, _LOCAL = ("hf_hub:", "hf-hub:"), "local-dir:"
+# The Hub's client raises what its network library does, too; all of it derives from OSError or ValueError.
+_HUB_ERRORS = (OSError, ValueError)
 _NORMS = ("layernorm", "post_layernorm", "norm", "layer_norm")
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -35,8 +40,8 @@ def open_image_encoder(
     """Open an image encoder of any kind.
 
     Args:
-        spec: A run folder of `harness ssl train`; `timm:NAME`; `hf_hub:ID` (timm format on the Hub); a folder or a
-            hub id of transformers or timm format.
+        spec: A run folder of `harness ssl train`; `timm:NAME`; `hf_hub:ID` (timm format on the Hub) or
+            `local-dir:FOLDER`, with or without `timm:` before it; a folder or a hub id of transformers or timm format.
         batch_size: Images in one forward.
         dtype: "fp32" or "bf16" (autocast).
         device: A torch device; by default CUDA where there is one.
@@ -50,10 +55,17 @@ def open_image_encoder(
     hardware = Hardware(batch_size, dtype, device)
     if untrained and not spec.startswith("timm:"):
         raise ConfigurationError("--untrained is for timm models.", "Give --encoder timm:NAME.")
-    if spec.startswith("timm:"):
-        return open_timm(spec[len("timm:") :], hardware, image_size, untrained=untrained, seed=seed)
-    if spec.startswith(("hf_hub:", "hf-hub:")):
-        return open_timm(spec, hardware, image_size)
+    name = spec.removeprefix("timm:")
+    if name.startswith(_LOCAL):
+        if untrained:
+            raise ConfigurationError("--untrained is for timm models by name.", "Give --encoder timm:NAME.")
+        spec = name.removeprefix(_LOCAL)
+        if not Path(spec).expanduser().is_dir():
+            raise MissingFileError(f"there is no encoder folder {spec!r}.", "Write local-dir:FOLDER.")
+    elif not untrained and name.startswith(_HUB):
+        return _open_hub(name.partition(":")[2], hardware, image_size)
+    elif spec.startswith("timm:"):
+        return open_timm(name, hardware, image_size, untrained=untrained, seed=seed)
     folder = Path(spec).expanduser()
     if spec.strip() and folder.is_dir():
         return _open_folder(folder, hardware, image_size)
@@ -63,8 +75,34 @@ def open_image_encoder(
         )
     config = _hub_json(spec, "config.json")
     if config is not None and "architecture" in config:
-        return open_timm(f"hf_hub:{spec}", hardware, image_size)
+        return _open_hub(spec, hardware, image_size)
     return _open_transformers(spec, spec, hardware, image_size)
+
+
+def _open_hub(repository: str, hardware: Hardware, image_size: int | None) -> ImageEncoder:
+    """A model of the Hub in timm's format, with weights in safetensors.
+
+    Raises:
+        ConfigurationError: It cannot be had, or has no such weights.
+        HarnessError: It cannot be opened.
+    """
+    name = f"hf_hub:{repository}"
+    try:
+        folder = _hub_file(repository, "config.json").parent
+        config = read_json(folder / "config.json", most=MOST_FACTS)
+        check_tensors(_hub_file(repository, "model.safetensors"))
+        published = isinstance(config, dict) and "palimpsest" in config
+        if published and isinstance(config["palimpsest"], dict) and config["palimpsest"].get("norm") == "own":
+            _hub_file(repository, LAYER_NORMS)
+    except _HUB_ERRORS as error:
+        raise ConfigurationError(
+            f"the weights of timm's {name!r} cannot be loaded: {summary(error)}.",
+            "Check the spelling and the network; weights are read from safetensors only, never unpickled.",
+        ) from error
+    # What we sent is read by what reads a folder: it knows how it was trained, and layers with norms of their own.
+    if published:
+        return open_timm_folder(folder, config, hardware, image_size, name)
+    return open_timm(name, hardware, image_size)
 
 
 def _open_folder(folder: Path, hardware: Hardware, image_size: int | None) -> ImageEncoder:
@@ -77,7 +115,7 @@ def _open_folder(folder: Path, hardware: Hardware, image_size: int | None) -> Im
             "and no config.json.",
             "Its training may not have come far enough to save an encoder." if unfinished else "",
         )
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json", most=MOST_FACTS)
     if isinstance(config, dict) and "architecture" in config:
         return open_timm_folder(folder, config, hardware, image_size)
     return _open_transformers(str(folder), folder.resolve().name, hardware, image_size)
@@ -263,13 +301,18 @@ def _blocks(model: nn.Module, count: int | None) -> list[nn.Module]:
     return []
 
 
-def _hub_json(repository: str, name: str) -> dict[str, Any] | None:
-    """A JSON file of a repository of the Hub, from the cache where it is; None where it cannot be had."""
+def _hub_file(repository: str, name: str) -> Path:
+    """A file of a repository of the Hub, `ORG/NAME` or `ORG/NAME@REVISION`, from the cache where it is."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    hub_id, _, revision = repository.partition("@")
+    return Path(hf_hub_download(hub_id, name, revision=revision or None))
+
+
+def _hub_json(repository: str, name: str) -> dict[str, Any] | None:
+    """A JSON file of a repository of the Hub; None where it cannot be had."""
     try:
-        found = read_json(Path(hf_hub_download(repository, name)))
-    except (OSError, HfHubHTTPError, HFValidationError, ValueError):
+        found = read_json(_hub_file(repository, name))
+    except (*_HUB_ERRORS, HarnessError):
         return None
     return found if isinstance(found, dict) else None

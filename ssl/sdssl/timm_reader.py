@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.core.compat import load_timm
-from harness.core.errors import ConfigurationError, DataError, HarnessError, MissingFileError, UnknownNameError
+from harness.core.errors import ConfigurationError, DataError, HarnessError, UnknownNameError
 from harness.core.files import hash_file, read_json
-from sdssl.backbone import create_vit, load_exactly
+from sdssl.backbone import check_state
 from sdssl.encoder_files import ENCODER_FACTS, ENCODER_WEIGHTS, LAYER_NORMS
 from sdssl.encoders import Hardware, ImageEncoder, ImageSettings, default_crop
+from sdssl.model_files import check_arguments, check_name, read_tensors, timm_model, vit_of
 
 _FACTS = ("objective", "self_distill", "train_dataset", "seed")
 # What a row keeps of how our own encoder was trained.
@@ -33,6 +34,8 @@ _SIZES = {
     "embed_dim": "width {}",
     "num_heads": "{} heads",
 }
+MOST_FACTS = 2**24  # bytes
+_LARGEST = 2**16
 _NEEDED = ("arch", "arguments", "image_size", "mean", "std")
 _INPUT = ("mean", "std", "crop_pct", "interpolation", "input_size")
 _HEADS = ("head", "fc", "classifier", "head_dist", "last_linear", "fc_norm", "head_drop")
@@ -127,13 +130,13 @@ def open_run(folder: Path, hardware: Hardware, image_size: int | None) -> ImageE
     """
     facts = _facts_of(folder)
     weights = folder / ENCODER_WEIGHTS
-    tensors = _tensors(weights)
+    tensors = read_tensors(weights)
     if facts.get("weights_hash") not in (None, hash_file(weights)):
         raise DataError(
             f"{weights} is not what {ENCODER_FACTS} describes: its hash differs.", "Restore the file, or train again."
         )
-    model = create_vit(facts["arch"], facts["arguments"])
-    load_exactly(model, tensors, f"{ENCODER_WEIGHTS} of {folder}")
+    arguments = check_arguments(facts["arguments"], folder / ENCODER_FACTS)
+    model = vit_of(facts["arch"], arguments, tensors, f"{ENCODER_WEIGHTS} of {folder}")
     norms = _layer_norms(folder, model, facts) if facts.get("norm") == "own" else {}
     size = facts["image_size"]
     if image_size is not None and image_size != size:
@@ -155,18 +158,20 @@ def open_run(folder: Path, hardware: Hardware, image_size: int | None) -> ImageE
 
 
 def _facts_of(folder: Path) -> dict[str, Any]:
-    facts: Any = read_json(folder / ENCODER_FACTS)
+    facts: Any = read_json(folder / ENCODER_FACTS, most=MOST_FACTS)
     missing = [key for key in _NEEDED if key not in facts] if isinstance(facts, dict) else list(_NEEDED)
     if missing:
         raise DataError(f"{folder / ENCODER_FACTS} does not describe an encoder: it lacks {', '.join(missing)}.")
     sound = {
         "arch": isinstance(facts["arch"], str),
         "arguments": isinstance(facts["arguments"], dict),
-        "image_size": isinstance(facts["image_size"], int) and facts["image_size"] > 0,
+        "image_size": type(facts["image_size"]) is int and 0 < facts["image_size"] <= _LARGEST,
         **{key: _is_colour(facts[key]) for key in ("mean", "std")},
+        "active_layers": _are_layers(facts.get("active_layers", [])),
+        "crop_fraction": _is_number(facts.get("crop_fraction", 1)) and 0 < facts.get("crop_fraction", 1) <= 1,
     }
     if wrong := [key for key, holds in sound.items() if not holds]:
-        raise DataError(f"{folder / ENCODER_FACTS} is damaged: {wrong[0]} is {facts[wrong[0]]!r}.")
+        raise DataError(f"{folder / ENCODER_FACTS} is damaged: {wrong[0]} is {str(facts[wrong[0]])[:60]!r}.")
     return dict(facts)
 
 
@@ -177,7 +182,15 @@ def _described(arch: str, arguments: Mapping[str, Any]) -> str:
 
 
 def _is_colour(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(part, float | int) for part in value)
+    return isinstance(value, list) and len(value) == 3 and all(_is_number(part) for part in value)
+
+
+def _are_layers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(layer) is int for layer in value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
 def open_timm(
@@ -217,34 +230,87 @@ def open_timm(
 
 
 def open_timm_folder(
-    folder: Path, config: Mapping[str, Any], hardware: Hardware, image_size: int | None
+    folder: Path, config: Mapping[str, Any], hardware: Hardware, image_size: int | None, name: str = ""
 ) -> ImageEncoder:
     """A local folder in timm's hub format: config.json with an architecture, and model.safetensors.
 
+    Args:
+        folder: The folder.
+        config: Its config.json. One that `harness ssl push` sent says in its entry `palimpsest` how it was trained.
+        hardware: Where forwards run.
+        image_size: Pixels a side; by default the model's own.
+        name: What rows call it; by default the folder's name.
+
     Raises:
-        DataError: The weights don't fit the architecture.
+        DataError: The weights don't fit the architecture, or the description is damaged.
         MissingFileError: There are no weights in safetensors.
     """
-    timm = load_timm()
-
-    arch = str(config["architecture"])
-    if not timm.is_model(arch):
-        raise UnknownNameError("timm model", arch, timm.list_models())
-    arguments = {**config.get("model_args", {}), "num_classes": 0}
-    settings = {key: value for key, value in config.get("pretrained_cfg", config).items() if key in _INPUT}
-    try:
-        model = timm.create_model(arch, pretrained=False, pretrained_cfg_overlay=settings, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise DataError(f"timm cannot make the model of {folder}: {_reason(error)}.") from error
-    own = set(model.state_dict())
+    path = folder / "config.json"
+    arch = check_name(config.get("architecture"), f"the architecture in {path}")
+    arguments = {**check_arguments(config.get("model_args", {}), path), "num_classes": 0}
+    settings = _input_of(config.get("pretrained_cfg", config), path)
+    tensors = read_tensors(folder / "model.safetensors")
+    with torch.device("meta"):
+        probe = timm_model(arch, arguments, settings, str(folder))
+    own = set(probe.state_dict())
     # A head belongs to what the weights were trained for, not to the encoder.
-    state = {
-        key: value
-        for key, value in _tensors(folder / "model.safetensors").items()
-        if key in own or key.partition(".")[0] not in _HEADS
+    state = {key: value for key, value in tensors.items() if key in own or key.partition(".")[0] not in _HEADS}
+    check_state(probe, state, f"model.safetensors of {folder}")
+    model = timm_model(arch, arguments, settings, str(folder))
+    model.load_state_dict(state)
+    trained = _trained(config, path)
+    norms = _layer_norms(folder, model, trained) if trained.get("norm") == "own" else {}
+    encoder = _encoder(
+        name or folder.resolve().name,
+        model,
+        arch,
+        arguments,
+        image_size,
+        hardware,
+        {**{key: trained.get(key) for key in _FACTS}, **trained},
+        norms,
+    )
+    if trained:
+        encoder.arch = _described(arch, arguments)
+    return encoder
+
+
+def _input_of(config: Any, path: Path) -> dict[str, Any]:
+    """What images a model takes, as the `pretrained_cfg` of a config.json says it."""
+    found = {key: value for key, value in config.items() if key in _INPUT} if isinstance(config, dict) else None
+    if found is None:
+        raise DataError(f"{path} is damaged: its pretrained_cfg is no object.")
+    size = found.get("input_size", [3, 1, 1])
+    sound = {
+        **{key: _is_colour(found.get(key, [0.5] * 3)) for key in ("mean", "std")},
+        "crop_pct": _is_number(found.get("crop_pct", 1.0)) and 0 < found.get("crop_pct", 1.0) <= 1,
+        "interpolation": isinstance(found.get("interpolation", ""), str),
+        "input_size": isinstance(size, list) and len(size) == 3 and all(_is_number(part) for part in size),
     }
-    load_exactly(model, state, f"model.safetensors of {folder}")
-    return _encoder(folder.resolve().name, model, arch, arguments, image_size, hardware, {})
+    if wrong := [key for key, holds in sound.items() if not holds]:
+        raise DataError(f"{path} is damaged: {wrong[0]} is {str(found[wrong[0]])[:60]}.")
+    return found
+
+
+def _trained(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """How an encoder of `harness ssl train` was trained; nothing for others."""
+    found = config.get("palimpsest", {})
+    kinds: dict[str, tuple[type, ...]] = {
+        "objective": (str,),
+        "self_distill": (bool,),
+        "train_dataset": (str,),
+        "seed": (int,),
+        "norm": (str,),
+        "active_layers": (list,),
+    }
+    if (
+        not isinstance(found, dict)
+        or any(type(found[key]) not in allowed for key, allowed in kinds.items() if key in found)
+        or not _are_layers(found.get("active_layers", []))
+    ):
+        raise DataError(f"{path} is damaged: its entry palimpsest does not say how an encoder was trained.")
+    trained = {key: value for key, value in found.items() if key in (*_FACTS, *_TRAINING)}
+    return {**trained, "arguments": {"num_classes": 0, **config.get("model_args", {})}} if trained else {}
 
 
 def _encoder(
@@ -255,6 +321,7 @@ def _encoder(
     image_size: int | None,
     hardware: Hardware,
     facts: Mapping[str, Any],
+    norms: Mapping[int, tuple[Tensor, Tensor]] | None = None,
 ) -> ImageEncoder:
     from timm.data.config import resolve_model_data_config
 
@@ -270,7 +337,7 @@ def _encoder(
         float(config["crop_pct"]),
         str(config["interpolation"]) if config["interpolation"] != "random" else "bicubic",
     )
-    backbone = TimmBackbone(model, arch, arguments)
+    backbone = TimmBackbone(model, arch, arguments, norms)
     return ImageEncoder(name, backbone, image, facts, hardware)
 
 
@@ -304,7 +371,7 @@ def _stages(model: Any) -> list[nn.Module]:
 
 def _layer_norms(folder: Path, model: Any, facts: Mapping[str, Any]) -> dict[int, tuple[Tensor, Tensor]]:
     """The norms of the layers that learnt with one of their own; the others are read with the final norm."""
-    state = _tensors(folder / LAYER_NORMS)
+    state = read_tensors(folder / LAYER_NORMS)
     width, depth = model.norm.weight.shape, len(model.blocks)
     layers = [layer for layer in facts.get("active_layers", range(1, depth)) if layer < depth]
     expected = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
@@ -315,18 +382,6 @@ def _layer_norms(folder: Path, model: Any, facts: Mapping[str, Any]) -> dict[int
             f"shape ({', '.join(wrong[:3])})."
         )
     return {layer: (state[f"{layer}.weight"], state[f"{layer}.bias"]) for layer in layers}
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise MissingFileError(f"there is no file {path}.", "Weights are read from safetensors only, never unpickled.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is not a sound safetensors file: {_reason(error)}.") from error
 
 
 def _norm_arguments(norm: nn.LayerNorm) -> tuple[Any, ...]:

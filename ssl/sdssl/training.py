@@ -313,6 +313,7 @@ class _Loop:
             "objective": self.settings.objective,
             "self_distill": self.settings.self_distill,
             "dataset": self.data.name,
+            **({"dataset_id": self.data.source["id"]} if self.data.source.get("kind") == "hub" else {}),
             "dataset_hash": self.data.hash,
             "train_images": len(self.data),
             "corrupt_images": list(self.corrupt),

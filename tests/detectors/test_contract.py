@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from harness.core.compat import prepare_torchvision
-from harness.core.errors import ConfigurationError, DataError, MissingFileError, NotFittedError, UnknownNameError
+from harness.core.errors import (
+    ConfigurationError,
+    DataError,
+    HarnessError,
+    MissingFileError,
+    NotFittedError,
+    UnknownNameError,
+)
+from harness.core.files import hash_file
+from harness.core.runs import Run
 from harness.detectors.fitting import build_detector, fit_detectors, load_detector, save_detector
+from harness.detectors.publishing import stage_detector
 from harness.detectors.registry import DETECTORS
 from harness.detectors.scoring import score
 from harness.text.datasets import TextDataset
@@ -158,6 +168,106 @@ def test_a_saved_detector_scores_the_same_to_the_last_bit(name, fitted, victim, 
     assert again.facts() == detector.facts()
     assert sorted(again.arrays()) == sorted(detector.arrays())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detector.json", "state.safetensors"]
+
+
+def save_run(folder, detector, victim):
+    """A run folder as `harness detect fit` leaves it."""
+    facts = {
+        "victim": victim.name,
+        "victim_hash": victim.hash,
+        "victim_source": f"/somewhere/on/this/machine/{victim.name}",
+        "max_length": victim.max_length,
+        "dtype": victim.dtype,
+        "dataset": "toy",
+        "dataset_hash": "0" * 64,
+        "dataset_split": "train",
+        "train_rows": 300,
+        "seed": 0,
+    }
+    with Run(folder, "detect fit", {"detector": detector.info.name}) as run:
+        save_detector(folder, detector, facts)
+        run.finish(["detector.json", "state.safetensors"])
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_detector_scores_the_same_to_the_last_bit(name, fitted, victim, train, models, tmp_path):
+    detector, staging = fitted[name], tmp_path / "staging"
+    run = save_run(tmp_path / "run", detector, victim)
+    if name in models:  # another model, that lies in a folder of this machine
+        with pytest.raises(ConfigurationError, match=f"'{name}' names a file or folder of this machine"):
+            stage_detector(run, staging)
+        assert not staging.exists()
+        return
+    assert stage_detector(run, staging) == ["README.md", "detector.json", "state.safetensors"]
+    again, facts = load_detector(staging)
+    again.attach(victim)
+    outputs = ask(detector, victim, [*train.texts[:3], *TEXTS])
+    np.testing.assert_array_equal(score(again, outputs), score(detector, outputs))
+    assert facts["victim_hash"] == victim.hash
+    told = "".join(path.read_text(errors="replace") for path in staging.iterdir())
+    assert "/somewhere" not in told
+    assert str(tmp_path) not in told
+    assert detector.info.paper in (staging / "README.md").read_text()
+
+
+def spoilt(values):
+    """An array in several ways that no fit leaves it in, and some that it might."""
+    yield values.astype("float32" if values.dtype == np.float64 else "float64")
+    yield values[None]
+    yield values[:0]
+    yield values[:-1]
+    yield values.reshape(-1)
+    if values.ndim > 1:
+        yield values[..., :-1]
+        yield np.repeat(values, 2, axis=1)
+    for number in (-1, 0, 2**31 - 1, *((np.nan, np.inf, -1e308) if values.dtype.kind == "f" else ())):
+        yield np.full_like(values, np.array(number).astype(values.dtype))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", [*NAMES, "knn:all", "mahalanobis:all"])
+def test_a_spoilt_state_scores_or_is_refused_in_one_sentence(name, fitted, victim, train, models, tmp_path):
+    from safetensors.numpy import save_file
+
+    detector = fitted.get(name)
+    if detector is None:
+        detector = build_detector(name.partition(":")[0], victim, {"layer": "all"})
+        fit_detectors([detector], victim, train)
+    save_detector(tmp_path, detector, {})
+    facts = json.loads((tmp_path / "detector.json").read_text())
+    arrays = {key: np.ascontiguousarray(values) for key, values in detector.arrays().items()}
+    outputs = ask(detector, victim, train.texts[:2])
+    states = [{**arrays, "../../x": np.zeros(3)}, {**arrays, "x": np.zeros(3, np.float16)}]
+    for key, values in arrays.items():
+        states.append({other: arrays[other] for other in arrays if other != key})
+        states += [{**arrays, key: np.ascontiguousarray(other)} for other in spoilt(values)]
+    refused = []
+    for state in states:
+        save_file(state, tmp_path / "state.safetensors")
+        (tmp_path / "detector.json").write_text(
+            json.dumps({**facts, "state_sha256": hash_file(tmp_path / "state.safetensors")})
+        )
+        try:
+            assert score(load_detector(tmp_path)[0].attach(victim), outputs).shape == (2,)
+        except HarnessError as error:
+            refused.append(error.message)
+    assert len(refused) > len(states) / 2
+    assert all(detector.info.name in message for message in refused)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spoilt_parameters_are_refused_in_one_sentence(name, fitted, tmp_path):
+    save_detector(tmp_path, fitted[name], {})
+    facts = json.loads((tmp_path / "detector.json").read_text())
+    for parameter in [*facts["parameters"], "../x"]:
+        for value in ({}, [[1]], 10**40, float("inf")):
+            facts["parameters"] = {**fitted[name].parameters(), parameter: value}
+            (tmp_path / "detector.json").write_text(json.dumps(facts))
+            if parameter in ("seed", "rows") and value == 10**40:
+                continue  # how a fit was drawn, which costs nothing any more
+            with pytest.raises(HarnessError):
+                load_detector(tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
