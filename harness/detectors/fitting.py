@@ -133,6 +133,7 @@ def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) ->
             "detector": detector.info.name,
             "parameters": detector.parameters(),
             "versions": versions(),
+            **_add_on(detector),
             "state_sha256": hash_file(folder / STATE_FILE),
             **facts,
         },
@@ -155,6 +156,12 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
     facts = dict(read_json(folder / DETECTOR_FILE))
     if facts.get("format") != _FORMAT:
         raise ConfigurationError(f"{folder} holds a detector of format {facts.get('format')}, this reads {_FORMAT}.")
+    if isinstance(given := facts.get("add_on"), dict) and str(facts.get("detector")) not in DETECTORS:
+        raise ConfigurationError(
+            f"the detector {facts.get('detector')!r} in {folder} comes with the package {given.get('package')}, "
+            "which is not installed.",
+            f"Install {given.get('package')}=={given.get('version')}.",
+        )
     try:
         kind = JointDetector if facts["detector"] == JOINT else DETECTORS.get(facts["detector"])
         detector = kind(**facts["parameters"])
@@ -198,8 +205,15 @@ def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, seed: 
         "seed": seed,
         # A fit by another version of what computes it is another fit.
         "versions": {name: found.get(name) for name in ("palimpsest", "scikit-learn", "numpy")},
+        **_add_on(detector),
     }
     return cache_folder("detectors", hash_json(key)[:24])
+
+
+def _add_on(detector: Detector) -> dict[str, Any]:
+    """What identifies another package's detector beside its name; nothing for those that come with this one."""
+    found = DETECTORS.add_on(detector.info.name)
+    return {"add_on": found} if found else {}
 
 
 def _draw(rows: int, limit: int | None, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -13,6 +13,7 @@ from harness.core.files import cache_folder, hash_json, hash_strings
 from harness.core.runs import versions
 from harness.core.scores import Cost, Scores, stored_scores
 from harness.detectors.base import Arrays, Detector, texts_of
+from harness.detectors.registry import DETECTORS
 from harness.text.victims import Victim, VictimOutputs
 
 _CHEAP = ("probabilities", "features")
@@ -53,6 +54,8 @@ def score_with_cost(detector: Detector, victim: Victim, outputs: VictimOutputs) 
         "dtype": victim.dtype,
         "version": versions().get("palimpsest"),
     }
+    if added := DETECTORS.add_on(detector.info.name):
+        key["add_on"] = added
     return stored_scores(
         cache_folder("scores"),
         key,
