@@ -86,7 +86,7 @@ def text_folder(made: StandIns, path: Path) -> None:
 
 def text_lines(made: StandIns, path: Path) -> None:
     """New texts, with ids."""
-    lines = [{"id": f"review-{n}", "text": text} for n, (text, _) in enumerate(sentences(60, 1))]
+    lines = [{"id": f"review-{n}", "text": text} for n, (text, _) in enumerate(sentences(150, 1))]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
@@ -143,7 +143,7 @@ STAND_INS: dict[str, Callable[[StandIns, Path], None]] = {
     "runs/msp": lambda made, path: made.detector(path, "msp"),
     "runs/knn": lambda made, path: made.detector(path, "knn"),
     "leaderboards/": ssl_rows,
-    "runs/sd": encoder("--self-distill"),
+    **dict.fromkeys(("runs/sd", "runs/byol"), encoder("--self-distill")),
 }
 
 
@@ -154,9 +154,19 @@ def stand_ins(
     return StandIns(tmp_path_factory.mktemp("stand-ins"), main, tiny_victim_folder("bert"), tiny_victim_folder)
 
 
+def small_loader(load: Callable[[str, str], Any], name: str, folder: Path) -> Callable[[str], Any]:
+    """A loader of the stand-in's data under another name."""
+
+    def loader(split: str) -> Any:
+        return replace(load(str(folder), split), name=name)
+
+    loader.splits = ("test", "train")  # type: ignore[attr-defined]
+    return loader
+
+
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns) -> None:
-    """What a command takes by default is cut to what two cores do in seconds: encoders, timm's models, epochs, images.
+    """What a command takes by default is cut to what two cores do in seconds: encoders, timm's models, epochs, embedded data.
 
     What is asked for in a command line stays.
     """
@@ -166,11 +176,18 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns) -> None:
     import timm
 
     from harness.text import embedded
+    from harness.text.datasets import DATASETS, load_dataset
+    from harness.text.victims import VICTIMS
     from sdssl import settings
+    from sdssl.images import IMAGE_DATASETS, load_images
 
     monkeypatch.setattr(embedded, "encoder_folder", lambda: stand_ins.encoder("bert", 2, 1))
     small = {name: replace(preset, batch_size=16, epochs=1) for name, preset in settings.PRESETS.items()}
     monkeypatch.setattr(settings, "PRESETS", small)
+    for registry, name, data in ((DATASETS, "embedded", TEXTS), (IMAGE_DATASETS, "digits", "path/to/cifar10")):
+        loader = small_loader(load_dataset if registry is DATASETS else load_images, name, stand_ins.made(data))
+        monkeypatch.setitem(registry._loaded, name, loader)
+    monkeypatch.setitem(VICTIMS._loaded, "embedded", lambda: stand_ins.made(VICTIM))
     create = timm.create_model
 
     def create_small(name: str, *positional: Any, pretrained: bool = False, **given: Any) -> Any:
