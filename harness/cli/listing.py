@@ -48,6 +48,12 @@ def list_names(
         typer.echo(f"not listed: {problem}", err=True)
 
 
+def add_on_problems() -> list[str]:
+    """What is wrong with what other packages add, a sentence each."""
+    registries = [getattr(importlib.import_module(module), name) for module, name in _REGISTRIES.values()]
+    return [problem for registry in registries for problem in registry.problems()]
+
+
 def _detectors(registry: Registry[Any], entries: list[Entry]) -> None:
     """A table of the detectors, from what their classes say of themselves."""
     from rich.table import Table

@@ -133,7 +133,7 @@ def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) ->
             "detector": detector.info.name,
             "parameters": detector.parameters(),
             "versions": versions(),
-            **_add_on(detector),
+            **add_on_facts(detector),
             "state_sha256": hash_file(folder / STATE_FILE),
             **facts,
         },
@@ -205,13 +205,13 @@ def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, seed: 
         "seed": seed,
         # A fit by another version of what computes it is another fit.
         "versions": {name: found.get(name) for name in ("palimpsest", "scikit-learn", "numpy")},
-        **_add_on(detector),
+        **add_on_facts(detector),
     }
     return cache_folder("detectors", hash_json(key)[:24])
 
 
-def _add_on(detector: Detector) -> dict[str, Any]:
-    """What identifies another package's detector beside its name; nothing for those that come with this one."""
+def add_on_facts(detector: Detector) -> dict[str, Any]:
+    """What identifies another package's detector beside its name: `add_on`; nothing for those of this package."""
     found = DETECTORS.add_on(detector.info.name)
     return {"add_on": found} if found else {}
 

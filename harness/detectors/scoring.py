@@ -54,8 +54,9 @@ def score_with_cost(detector: Detector, victim: Victim, outputs: VictimOutputs) 
         "dtype": victim.dtype,
         "version": versions().get("palimpsest"),
     }
-    if added := DETECTORS.add_on(detector.info.name):
-        key["add_on"] = added
+    parts = [detector, *getattr(detector, "members", ())]  # of a joint detector
+    if added := [code for part in parts if (code := DETECTORS.add_on(part.info.name))]:
+        key["add_ons"] = added
     return stored_scores(
         cache_folder("scores"),
         key,

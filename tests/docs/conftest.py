@@ -166,9 +166,9 @@ def small_loader(load: Callable[[str, str], Any], name: str, folder: Path) -> Ca
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns) -> None:
-    """What a command takes by default is cut to what two cores do in seconds: encoders, timm's models, epochs, embedded data.
+    """What a command takes by default is cut to what two cores do in seconds; what a command line asks for stays.
 
-    What is asked for in a command line stays.
+    Cut are the encoder and data that are embedded, timm's models, epochs and batches of presets.
     """
     from harness.core.compat import prepare_torchvision
 

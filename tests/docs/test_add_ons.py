@@ -219,19 +219,24 @@ def test_changed_code_is_fitted_and_evaluated_again(page: Any) -> None:
     before = module.read_text()
     evaluate = ["eval", "detect", "--attacks", "runs/weather-stutter", "--detector", "centroid", "--scenario", "s2"]
     again = ["harness", *evaluate, "--replicates", "10", "--out"]
+    fit = ["harness", "detect", "fit", "--victim", "runs/weather", "--dataset", "weather", "--detector", "centroid"]
+    (kept,) = place.harness([*again, "runs/unchanged"])
     try:
         module.write_text(before.replace("return {", "labels = 1 - labels\n        return {"))
-        (told, *_, refused) = place.harness([*again, "runs/changed"], [*again, "runs/weather-table"])
+        told, *refused = place.harness(
+            [*again, "runs/changed"], [*again, "runs/unchanged"], [*fit, "--out", "runs/centroid"]
+        )
     finally:
         module.write_text(before)
-    (kept,) = place.harness([*again, "runs/unchanged"])
     assert (told[0], kept[0]) == (0, 0), told[2] + kept[2]
     changed, same = (
         [row["metrics"]["auc"]["value"] for entry in json.loads(path.read_text()) for row in entry["rows"]]
         for path in (place.folder / "runs" / run / "results.json" for run in ("changed", "unchanged"))
     )
     assert changed != same
-    assert refused[0] == 2  # a run folder is of one code
+    for code, _, said in refused:  # a run folder is of one code
+        assert code == 2
+        assert "add_on" in said
 
 
 def test_without_the_package_a_fitted_detector_says_what_to_install(page: Any) -> None:
@@ -393,6 +398,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_else(listed: Any, broken: P
     assert "there is no dataset named 'nowhere'" in sound[2]  # the detector itself was taken
     assert "error: the dataset 'empty' of broken-things cannot be used: it gave a dict, no TextDataset." in dataset[2]
     assert kind[0] == 0, kind[2]
+    assert kind[1].count("an add-on is broken: ") == len(BROKEN) + 1
     assert not (broken.folder / "run").exists()
 
 
