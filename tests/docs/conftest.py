@@ -132,7 +132,8 @@ STAND_INS: dict[str, Callable[[StandIns, Path], None]] = {
     **dict.fromkeys(("texts.jsonl", "new.jsonl", "clean.jsonl"), text_lines),
     **dict.fromkeys(("runs/minilm-sst2",), victim),
     **dict.fromkeys(
-        ("runs/attack", "runs/pwws", "runs/minilm-sst2-pwws"), lambda made, path: made.attack(path, "pwws")
+        ("runs/attack", "runs/pwws", "runs/minilm-sst2-pwws", "runs/my-attack"),
+        lambda made, path: made.attack(path, "pwws"),
     ),
     "runs/textfooler": lambda made, path: made.attack(path, "deepwordbug"),
     "textattack-log.csv": log,
@@ -143,7 +144,7 @@ STAND_INS: dict[str, Callable[[StandIns, Path], None]] = {
     "runs/msp": lambda made, path: made.detector(path, "msp"),
     "runs/knn": lambda made, path: made.detector(path, "knn"),
     "leaderboards/": ssl_rows,
-    **dict.fromkeys(("runs/sd", "runs/byol"), encoder("--self-distill")),
+    **dict.fromkeys(("runs/sd", "runs/byol", "runs/my-encoder"), encoder("--self-distill")),
 }
 
 
@@ -175,6 +176,8 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns) -> None:
     prepare_torchvision()
     import timm
 
+    from harness.core.registry import Entry
+    from harness.detectors.registry import DETECTORS
     from harness.text import embedded
     from harness.text.datasets import DATASETS, load_dataset
     from harness.text.victims import VICTIMS
@@ -187,6 +190,9 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns) -> None:
     for registry, name, data in ((DATASETS, "embedded", TEXTS), (IMAGE_DATASETS, "digits", "path/to/cifar10")):
         loader = small_loader(load_dataset if registry is DATASETS else load_images, name, stand_ins.made(data))
         monkeypatch.setitem(registry._loaded, name, loader)
+    # What CONTRIBUTING calls the detector of whoever reads it.
+    mine = Entry("my-detector", "harness.detectors.confidence:Energy")
+    monkeypatch.setitem(DETECTORS._entries, mine.name, mine)
     monkeypatch.setitem(VICTIMS._loaded, "embedded", lambda: stand_ins.made(VICTIM))
     create = timm.create_model
 
