@@ -18,6 +18,9 @@ import documents
 import numpy as np
 import pytest
 
+# A source distribution has the tests without the documents.
+collect_ignore_glob = [] if (documents.ROOT / "docs").is_dir() else ["test_*.py"]
+
 GOOD = "good great fine warm funny clever moving brilliant charming delightful honest loved enjoyed"
 BAD = "bad poor dull tepid awful boring clumsy tedious terrible stupid weak shallow hated"
 NEUTRAL = "film movie story plot actor scene picture script music dialogue cast director comedy drama time way end"
@@ -107,6 +110,12 @@ def victim(made: StandIns, path: Path) -> None:
     shutil.copytree(made.victim, path)
 
 
+def suite(made: StandIns, path: Path) -> None:
+    """What a suite leaves, of one cell: an attack."""
+    given = ("--dataset", made.made(TEXTS), "--victim", made.made("runs/minilm-sst2"), "--recipe", "pwws")
+    made.run("attack", "run", *given, "--out", path / "attacks" / "sst2-pwws-reg")
+
+
 def log(made: StandIns, path: Path) -> None:
     made.run("attack", "export", made.made("runs/attack"), "--out", path)
 
@@ -130,12 +139,13 @@ STAND_INS: dict[str, Callable[[StandIns, Path], None]] = {
     **dict.fromkeys(("path/to/cifar10", "path/to/imagenet", "path/to/images", "path/to/flowers"), pictures),
     "path/to/artifacts": lambda made, path: path.mkdir(),
     **dict.fromkeys(("texts.jsonl", "new.jsonl", "clean.jsonl"), text_lines),
-    **dict.fromkeys(("runs/minilm-sst2",), victim),
+    **dict.fromkeys(("runs/minilm-sst2", "path/to/minilm-sst2"), victim),
     **dict.fromkeys(
         ("runs/attack", "runs/pwws", "runs/minilm-sst2-pwws", "runs/my-attack"),
         lambda made, path: made.attack(path, "pwws"),
     ),
     "runs/textfooler": lambda made, path: made.attack(path, "deepwordbug"),
+    "runs/offline": suite,
     "textattack-log.csv": log,
     "runs/from-a-log": lambda made, path: made.run(
         *("attack", "import", made.made("textattack-log.csv"), "--recipe", "pwws", "--classes", 2, "--out", path)
