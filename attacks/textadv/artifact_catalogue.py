@@ -273,7 +273,9 @@ LEARNING_TO_WRITE_LM = Artifact(
     size_mb=0,
 )
 
-ARTIFACTS: Registry[Artifact] = Registry("artifact")
+ARTIFACTS: Registry[Artifact] = Registry(
+    "artifact", lambda name, found: "" if isinstance(found, Artifact) else f"{found!r} is no textadv Artifact"
+)
 for _attribute, _artifact in list(globals().items()):
     if isinstance(_artifact, Artifact):
         ARTIFACTS.add(_artifact.name, f"{__name__}:{_attribute}", _artifact.summary)

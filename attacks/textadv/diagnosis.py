@@ -101,7 +101,7 @@ def _needed_by() -> Mapping[str, tuple[str, ...]]:
     from textadv.recipes import RECIPES
 
     found = defaultdict(list)
-    for entry in RECIPES:
+    for entry in RECIPES.sound():
         for name in getattr(RECIPES.get(entry.name), "artifacts", ()):
             found[name].append(entry.name)
     for name in ARTIFACTS.names():

@@ -22,6 +22,7 @@ from textadv.engine import WorkOff
 from textadv.journal import Finished
 from textadv.plan import AttackPlan
 from textadv.ray_cluster import Cluster, check_cluster, connected
+from textadv.recipes import RECIPES
 from textadv.runtime import textattack_version
 from textadv.shards import ShardWorker
 
@@ -39,6 +40,7 @@ def identity(worker: ShardWorker) -> dict[str, Any]:
         "precision": victim.dtype,
         "device": victim.device.type,
         "artifacts": dict(sorted(worker.parts.hashes.items())),
+        "recipe's package": RECIPES.add_on(worker.recipe.name),
         "TextAttack": textattack_version(),
         "palimpsest": metadata.version("palimpsest"),
         "PyTorch": metadata.version("torch"),

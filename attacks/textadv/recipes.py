@@ -6,7 +6,8 @@ A recipe is a name, what it does, its parameters as they go into every row, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,7 +65,36 @@ class Recipe:
         return tuple(self.parameters["constraints"])
 
 
-RECIPES: Registry[Recipe] = Registry("recipe")
+def what_is_wrong(name: str, found: Any) -> str:
+    """What keeps another package's object from being the recipe `name`; empty for nothing."""
+    return next(_faults(name, found), "")
+
+
+def _faults(name: str, found: Any) -> Iterator[str]:
+    # Only the first is asked for: what comes after it may not make sense.
+    if not isinstance(found, Recipe):
+        yield f"{found!r} is no textadv.recipes.Recipe"
+    if found.name != name:
+        yield f"it calls itself {found.name!r}"
+    if not callable(found.build):
+        yield "its `build` is no function"
+    if not (isinstance(found.swaps, str) and found.swaps):
+        yield "its `swaps` does not say what it changes"
+    try:
+        written = json.loads(json.dumps(found.parameters if isinstance(found.parameters, dict) else None))
+    except (TypeError, ValueError):
+        written = None
+    held = written.get("constraints") if isinstance(written, dict) else None
+    if not (isinstance(held, list) and all(isinstance(one, str) for one in held)):
+        yield "its `parameters` are no JSON object with a list of texts under 'constraints'"
+    unknown = [artifact for artifact in found.artifacts if artifact not in ARTIFACTS]
+    if unknown:
+        yield f"there is no artifact {unknown[0]!r}"
+    if found.goal not in ("flip", "input-reduction"):
+        yield f"its goal is {found.goal!r}, neither flip nor input-reduction"
+
+
+RECIPES: Registry[Recipe] = Registry("recipe", what_is_wrong)
 
 _TAGS = {
     "glove": "counter-fitted GloVe for the counter-fitted vectors",

@@ -21,7 +21,7 @@ from harness.text.datasets import TextDataset, row_id
 from textadv.joining import Task, run_together
 from textadv.journal import Finished
 from textadv.parts import Parts
-from textadv.recipes import Recipe
+from textadv.recipes import RECIPES, Recipe
 from textadv.runtime import textattack_version
 
 # Words of texts in flight: enough to fill batches, and few enough that what TextAttack keeps of each of their
@@ -111,6 +111,8 @@ def row_facts(parts: Parts, recipe: Recipe, seed: int) -> dict[str, Any]:
     """The columns that all rows of a run share."""
     goal = parts.goal
     parameters = dict(recipe.parameters)
+    if added := RECIPES.add_on(recipe.name):
+        parameters["add_on"] = added
     if parts.hashes:
         parameters["artifacts"] = dict(sorted(parts.hashes.items()))
     return {

@@ -68,6 +68,7 @@ def doctor(
 ) -> None:
     """Say which artifacts, packages and programs are here, what is missing, and what that disables."""
     from harness.cli.health import print_artifacts, print_packages
+    from harness.cli.listing import add_on_problems
     from textadv.diagnosis import NEEDED_EXTRAS, artifact_states, java_version, package_states
 
     states = artifact_states(names or (), artifacts, verify=verify)
@@ -76,6 +77,8 @@ def doctor(
     if not names:
         packages = package_states()
         print_packages(packages, java_version())
+        for problem in add_on_problems():
+            typer.echo(f"an add-on is broken: {problem}")
         missing |= any(not package.fits and package.extra in NEEDED_EXTRAS for package in packages)
     damaged = any(state.state == "damaged" for state in states)
     if (strict and missing) or (verify and damaged):

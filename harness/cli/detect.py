@@ -76,6 +76,7 @@ def fit(
     from harness.detectors.fitting import (
         DETECTOR_FILE,
         STATE_FILE,
+        add_on_facts,
         build_detector,
         fit_detectors,
         save_detector,
@@ -115,7 +116,7 @@ def fit(
         "seed": seed,
         **({"tuned_on": tuning.facts} if tuning else {}),
     }
-    config = {"detector": detector, "parameters": built.parameters(), **facts}
+    config = {"detector": detector, "parameters": built.parameters(), **facts, **add_on_facts(built)}
     with Run(out, "detect fit", config) as run:
         if run.finished:
             typer.echo("this detector is fitted already.")

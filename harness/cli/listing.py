@@ -12,7 +12,7 @@ from harness.cli import options
 from harness.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from harness.core.registry import Registry
+    from harness.core.registry import Entry, Registry
     from textadv.recipes import Recipe
 
 # The registries, loaded when they are asked for.
@@ -34,18 +34,27 @@ def list_names(
         raise UnknownNameError("list", kind, KINDS)
     module, name = _REGISTRIES[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
+    problems = registry.problems()
+    entries = registry.sound()
     if kind == "detectors":
-        _detectors(registry)
-        return
-    entries = list(registry)
-    width = max(len(entry.name) for entry in entries)
-    for entry in entries:
-        typer.echo(f"{entry.name:<{width}}  {entry.summary}")
-        if kind == "attacks":
-            _describe(registry.get(entry.name), artifacts)
+        _detectors(registry, entries)
+    else:
+        width = max(len(entry.name) for entry in entries)
+        for entry in entries:
+            typer.echo(f"{entry.name:<{width}}  {entry.summary}")
+            if kind == "attacks":
+                _describe(registry.get(entry.name), artifacts)
+    for problem in problems:
+        typer.echo(f"not listed: {problem}", err=True)
 
 
-def _detectors(registry: Registry[Any]) -> None:
+def add_on_problems() -> list[str]:
+    """What is wrong with what other packages add, a sentence each."""
+    registries = [getattr(importlib.import_module(module), name) for module, name in _REGISTRIES.values()]
+    return [problem for registry in registries for problem in registry.problems()]
+
+
+def _detectors(registry: Registry[Any], entries: list[Entry]) -> None:
     """A table of the detectors, from what their classes say of themselves."""
     from rich.table import Table
 
@@ -54,7 +63,7 @@ def _detectors(registry: Registry[Any]) -> None:
     table = Table(caption="forwards of the victim a text, the plain one included; L: words of the text")
     for name in ("detector", "what it does", "reads", "cost", "adversarial texts", "words", "from"):
         table.add_column(name)
-    for entry in registry:
+    for entry in entries:
         info = registry.get(entry.name).info
         words = "yes" if info.scores_words else ""
         table.add_row(entry.name, entry.summary, info.reads, info.cost, info.adversarial_texts, words, info.paper)

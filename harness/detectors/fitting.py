@@ -137,6 +137,7 @@ def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) ->
             "detector": detector.info.name,
             "parameters": detector.parameters(),
             "versions": versions(),
+            **add_on_facts(detector),
             "state_sha256": hash_file(folder / STATE_FILE),
             **facts,
         },
@@ -162,6 +163,12 @@ def load_detector(folder: Path) -> tuple[Detector, dict[str, Any]]:
     if facts["format"] != _FORMAT:
         newer = "It was written by another version of palimpsest: use that one, or fit the detector again."
         raise ConfigurationError(f"{folder} holds a detector of format {facts['format']}, this reads {_FORMAT}.", newer)
+    if isinstance(given := facts.get("add_on"), dict) and str(facts.get("detector")) not in DETECTORS:
+        raise ConfigurationError(
+            f"the detector {facts.get('detector')!r} in {folder} comes with the package {given.get('package')}, "
+            "which is not installed.",
+            f"Install {given.get('package')}=={given.get('version')}.",
+        )
     detector = _unfitted(folder, facts)
     if not _state_holds(folder, facts):
         raise DataError(f"{folder / STATE_FILE} is missing or damaged.", "Fit the detector again.")
@@ -216,8 +223,15 @@ def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, seed: 
         "seed": seed,
         # A fit by another version of what computes it is another fit.
         "versions": {name: found.get(name) for name in ("palimpsest", "scikit-learn", "numpy")},
+        **add_on_facts(detector),
     }
     return cache_folder("detectors", hash_json(key)[:24])
+
+
+def add_on_facts(detector: Detector) -> dict[str, Any]:
+    """What identifies another package's detector beside its name: `add_on`; nothing for those of this package."""
+    found = DETECTORS.add_on(detector.info.name)
+    return {"add_on": found} if found else {}
 
 
 def _draw(rows: int, limit: int | None, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -32,7 +32,7 @@ from harness.text.victims import VICTIMS
 
 CARD = "README.md"
 _FACTS = (
-    *("format", "detector", "parameters", "versions"),
+    *("format", "detector", "parameters", "add_on", "versions"),
     *("victim", "victim_hash", "max_length", "dtype"),
     *("dataset", "dataset_hash", "dataset_split", "dataset_id", "train_rows", "seed", "truncated"),
     *("tuned_on", "members", "tuning_texts"),

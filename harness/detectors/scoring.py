@@ -13,6 +13,7 @@ from harness.core.files import cache_folder, hash_json, hash_strings
 from harness.core.runs import versions
 from harness.core.scores import Cost, Scores, stored_scores
 from harness.detectors.base import Arrays, Detector, texts_of
+from harness.detectors.registry import DETECTORS
 from harness.text.victims import Victim, VictimOutputs
 
 _CHEAP = ("probabilities", "features")
@@ -53,6 +54,9 @@ def score_with_cost(detector: Detector, victim: Victim, outputs: VictimOutputs) 
         "dtype": victim.dtype,
         "version": versions().get("palimpsest"),
     }
+    parts = [detector, *getattr(detector, "members", ())]  # of a joint detector
+    if added := [code for part in parts if (code := DETECTORS.add_on(part.info.name))]:
+        key["add_ons"] = added
     return stored_scores(
         cache_folder("scores"),
         key,

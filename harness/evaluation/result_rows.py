@@ -14,6 +14,7 @@ from harness.core.prevalence import PREVALENCES, precision_at_prevalence
 from harness.core.rows import ORACLE_METRICS, finish_row
 from harness.core.runs import versions
 from harness.core.scores import Cost
+from harness.detectors.registry import DETECTORS
 from harness.evaluation.attacks import EvaluatedAttack
 from harness.evaluation.metrics import Estimate, detection_metrics, mean_over_seeds
 from harness.evaluation.paired import AUCDifference, compare_aucs
@@ -267,6 +268,7 @@ def _facts(
             "adversarial_texts": info.adversarial_texts,
             "needs_adversarial_labels": info.needs_adversarial_labels,
             "parameters": fitted.detector.facts(),
+            **({"add_on": added} if (added := DETECTORS.add_on(info.name)) else {}),
             "tuned_on": seed.tuned_on,
             **fitted.facts,
         },

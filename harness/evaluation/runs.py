@@ -103,6 +103,9 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
         "parameters": dict(request.parameters),
         **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(request.settings).items()},
     }
+    names = {parse_spec(name)[0] for name in specs if name not in folders}
+    if added := {name: code for name in sorted(names) if (code := DETECTORS.add_on(name))}:
+        config["add_ons"] = added  # their code decides what is found as much as the names do
     name = hash_json(config)[:8]
     with Run(out or Path("runs", f"eval-{name}"), "eval detect", config) as run:
         if not run.finished:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigurationError, DataError, MissingFileError, UnknownNameError
-from harness.core.registry import Registry
+from harness.core.registry import Registry, check_loaded, no_loader
 from harness.core.splits import canonical_split
 from harness.text.columns import choose_columns
 from harness.text.hub_datasets import HubDataset
@@ -37,7 +37,7 @@ __all__ = [
 DatasetLoader = Callable[[str], TextDataset]
 
 
-DATASETS: Registry[DatasetLoader] = Registry("dataset")
+DATASETS: Registry[DatasetLoader] = Registry("dataset", no_loader)
 DATASETS.add("imdb", "harness.text.hub_datasets:IMDB", "film reviews, long; 2 classes")
 DATASETS.add("ag_news", "harness.text.hub_datasets:AG_NEWS", "news items by topic; 4 classes")
 DATASETS.add("sst2", "harness.text.hub_datasets:SST2", "sentences of film reviews; 2 classes")
@@ -77,7 +77,7 @@ def load_dataset(
             )
         columns = (text_column or loader.text_column, label_column or loader.label_column)
         loader = replace(loader, text_column=columns[0], label_column=columns[1])
-    return loader(split)
+    return check_loaded(DATASETS, spec, loader(split), TextDataset, split)
 
 
 def available_splits(spec: str) -> list[str]:

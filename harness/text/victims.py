@@ -32,7 +32,9 @@ from harness.text.encoding import encode_texts, prepare
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Each is a function that returns a folder; lazily, for the embedded victim is trained with what stands here.
-VICTIMS: Registry[Callable[[], Path]] = Registry("victim")
+VICTIMS: Registry[Callable[[], Path]] = Registry(
+    "victim", lambda _, found: "" if callable(found) else f"{found!r} is no function that returns a folder"
+)
 VICTIMS.add("embedded", "harness.text.training:embedded_victim_folder", "a small encoder tuned on `embedded`, offline")
 
 

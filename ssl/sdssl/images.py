@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.errors import ConfigurationError, DataError, MissingFileError, UnknownNameError
-from harness.core.registry import Registry
+from harness.core.registry import Registry, check_loaded, no_loader
 from harness.core.splits import canonical_split
 from sdssl.image_dataset import ImageDataset, usable
 from sdssl.image_decoding import CorruptImageError
@@ -31,7 +31,7 @@ __all__ = [
 
 ImageLoader = Callable[[str], ImageDataset]
 
-IMAGE_DATASETS: Registry[ImageLoader] = Registry("image dataset")
+IMAGE_DATASETS: Registry[ImageLoader] = Registry("image dataset", no_loader)
 IMAGE_DATASETS.add("digits", "sdssl.image_digits:digits", "handwritten digits, 8 px, offline; 10 classes")
 IMAGE_DATASETS.add("cifar10", "sdssl.image_hub:CIFAR10", "photographs, 32 px; 10 classes")
 IMAGE_DATASETS.add("cifar100", "sdssl.image_hub:CIFAR100", "photographs, 32 px; 100 classes")
@@ -67,7 +67,7 @@ def load_images(
     if tables is None and columns != (None, None):
         raise ConfigurationError(f"{spec} has no columns to choose from.", "Leave the names of columns out.")
     if loader:
-        return loader(split)
+        return check_loaded(IMAGE_DATASETS, spec, loader(split), ImageDataset, split)
     return load_table(Path(spec).expanduser(), tables, split, *columns) if tables else _load_folder(spec, split)
 
 

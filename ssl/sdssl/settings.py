@@ -155,7 +155,8 @@ class ResolvedSettings:
     def config(self) -> dict[str, Any]:
         """JSON-able, complete: equal configurations and data give equal weights on one kind of machine."""
         own = asdict(self)
-        return {**own.pop("given"), **own}
+        added = OBJECTIVES.add_on(self.given.objective)
+        return {**own.pop("given"), **own, **({"objective_add_on": added} if added else {})}
 
 
 def default_precision(device: str | None) -> str:

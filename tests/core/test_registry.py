@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -138,3 +140,50 @@ def test_errors_survive_a_process_boundary() -> None:
     assert (copied.message, copied.hint) == (error.message, error.hint)
     assert isinstance(copied, HarnessError)
     assert str(error) == error.message
+
+
+def install(folder: Path, package: str, **points: str) -> None:
+    """What pip leaves of a package that adds gadgets: its name, version and entry points."""
+    facts = folder / f"{package}-2.1.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.1\n")
+    lines = "".join(f"{name} = {target}\n" for name, target in points.items())
+    (facts / "entry_points.txt").write_text(f"[palimpsest.gadgets]\n{lines}")
+
+
+def test_what_a_package_adds_is_known_by_package_version_and_code(module: str, tmp_path: Path) -> None:
+    install(tmp_path, "theirs", gadget=f"{module}:thing [extra]")
+    registry: Registry[object] = Registry("gadget")
+    registry.add("ours", "os:sep")
+    (ours, theirs) = sorted(registry, key=lambda entry: entry.plugin)
+    assert (ours.plugin, theirs.plugin, theirs.version, theirs.summary) == ("", "theirs", "2.1", "from theirs 2.1")
+    assert registry.get("gadget") == ["made"]
+    assert registry.add_on("ours") == registry.add_on("nobody") == {}
+    code = hashlib.sha256((tmp_path / f"{MODULE}.py").read_bytes()).hexdigest()
+    assert registry.add_on("gadget") == {"package": "theirs", "version": "2.1", "module_sha256": code}
+    (tmp_path / f"{MODULE}.py").write_text("thing = ['made']\n# otherwise\n")
+    assert registry.add_on("gadget")["module_sha256"] != code
+
+
+def test_faults_of_packages_are_told_and_the_rest_is_used(module: str, tmp_path: Path) -> None:
+    install(tmp_path, "first", both=f"{module}:thing", sound=f"{module}:thing", ours="first:thing")
+    install(tmp_path, "second", both=f"{module}:Group", wrong=f"{module}:Group", odd_one=f"{module}:nothing")
+    registry: Registry[object] = Registry("gadget", lambda name, found: "" if isinstance(found, list) else "it is new")
+    registry.add("ours", "os:sep")
+    registry.add("mine", "os:linesep")
+    told = registry.problems()
+    assert told == registry.problems()
+    assert {line for line in told if "two gadgets are named" in line} == {
+        f"two gadgets are named 'both': {module}:Group of second and {module}:thing of first.",
+        "two gadgets are named 'ours': os:sep of palimpsest and first:thing of first.",
+    }
+    assert "the gadget 'wrong' of second cannot be used: it is new." in told
+    assert any(line.startswith("the gadget 'odd_one' of second cannot be loaded: AttributeError:") for line in told)
+    assert len(told) == 4
+    assert [entry.name for entry in registry.sound()] == ["mine", "sound"]
+    for name in ("both", "ours", "wrong", "odd_one"):
+        with pytest.raises(ConfigurationError) as caught:
+            registry.get(name)
+        assert caught.value.message in told
+        assert caught.value.hint == "Repair or uninstall that package."
+    assert (registry.get("mine"), registry.get("sound")) == (os.linesep, ["made"])

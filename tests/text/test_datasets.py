@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_links_keep_the_name_they_are_given(tmp_path: Path) -> None:
 
 
 def test_registered_by_a_third_party(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATASETS._loaded, "mine", lambda split: dataset_of(3))
+    monkeypatch.setitem(DATASETS._loaded, "mine", lambda split: replace(dataset_of(3), name="mine"))
     monkeypatch.setitem(DATASETS._entries, "mine", DATASETS._entries["imdb"])
     assert len(load_dataset("mine", "train")) == 3
     assert available_splits("mine") == []

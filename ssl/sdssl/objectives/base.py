@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,7 +58,35 @@ class Objective(nn.Module):
         """
 
 
-OBJECTIVES: Registry[type[Objective]] = Registry("objective")
+def what_is_wrong(name: str, found: Any) -> str:
+    """What keeps another package's object from being the objective `name`; empty for nothing."""
+    return next(_faults(name, found), "")
+
+
+def _faults(name: str, found: Any) -> Iterator[str]:
+    # Only the first is asked for: what comes after it may not make sense.
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        yield f"{found!r} is no class derived from sdssl.objectives.base.Objective"
+    if found.forward is Objective.forward:
+        yield "it does not define forward"
+    info: Any = getattr(found, "info", None)
+    if not isinstance(info, ObjectiveInfo):
+        yield "it has no `info`, an sdssl.objectives.base.ObjectiveInfo"
+    for field in ("teacher", "predictor", "last_norm", "negatives"):
+        if not isinstance(getattr(info, field), bool):
+            yield f"its info.{field} is {getattr(info, field)!r}, neither True nor False"
+    for field in ("alpha", "learning_rate"):
+        number = getattr(info, field)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+            yield f"its info.{field} is {number!r}, no number from 0 on"
+    try:
+        inspect.signature(found).bind(*((0.2,) if info.negatives else ()))
+    except TypeError:
+        given = "a temperature alone, for its info says `negatives`" if info.negatives else "nothing"
+        yield f"it cannot be made from {given}"
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective", what_is_wrong)
 OBJECTIVES.add("simclr", "sdssl.objectives.simclr:SimCLR", "contrast of two views, no teacher (Chen et al., ICML 2020)")
 OBJECTIVES.add("byol", "sdssl.objectives.byol:BYOL", "predict the teacher's view, no negatives (Grill et al., 2020)")
 OBJECTIVES.add("mocov3", "sdssl.objectives.mocov3:MoCoV3", "contrast with the teacher's views (Chen et al., ICCV 2021)")
