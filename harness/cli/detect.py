@@ -201,12 +201,14 @@ def joint(
     from harness.detectors.decisions import calibrate as calibrated
     from harness.detectors.decisions import check_promise, save_calibration
     from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE, save_detector
+    from harness.detectors.pairing import check_facts
 
     rate = _FPR if fpr is None else fpr
     check_promise(rate, confidence)
     if compare and attacks is None:
         raise ConfigurationError("methods are compared on an attack.", "Name one with --attacks.")
     members = joining.load_members(folders)
+    check_facts(folders[0], members.facts)
     columns = {"text_column": text_column, "label_column": label_column}
     found = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
     texts = found.unseen(np.concatenate(members.seen), calibration_limit, seed)

@@ -24,7 +24,6 @@ from harness.detectors.decisions import score_texts
 from harness.detectors.fitting import DETECTOR_FILE, load_detector
 from harness.detectors.joint import compare_methods
 from harness.detectors.joint_detector import JointDetector
-from harness.detectors.pairing import check_facts
 from harness.text.adversarial import read_rows
 from harness.text.victims import Victim
 
@@ -66,7 +65,6 @@ def load_members(folders: Sequence[Path]) -> Members:
         raise ConfigurationError("joining takes at least two different detectors.", "Give their folders.")
     loaded = [load_detector(folder) for folder in folders]
     for folder, (detector, facts) in zip(folders, loaded, strict=True):
-        check_facts(folder, facts)
         if isinstance(detector, JointDetector):
             raise ConfigurationError(f"{folder} is a joint detector already.", "Give its members' folders instead.")
         for key in _READING:
