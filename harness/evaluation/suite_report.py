@@ -12,7 +12,7 @@ import numpy as np
 from harness.core.files import read_json, write_json, write_text
 from harness.detectors.registry import DETECTORS
 from harness.evaluation.critical_difference import draw_critical_difference
-from harness.evaluation.ranks import CriticalDifference, critical_difference
+from harness.core.ranks import CriticalDifference, critical_difference
 from harness.evaluation.result_rows import REFERENCES
 from harness.evaluation.runs import RESULTS_FILE
 from harness.evaluation.suites import Step
