@@ -99,7 +99,7 @@ function costColumn(key, title, hint) {
 
 function detectionColumns(second) {
   return [
-    { key: "name", title: "Detector", text: true, value: (line) => line.name, cell: (line) => [name(line.name), line.says && small(line.says)] },
+    { key: "name", title: "Detector", text: true, value: (line) => line.name, cell: (line) => name(line.name) },
     second,
     metricColumn("auc", "AUC, %", "Area under the ROC curve"),
     metricColumn("tpr_at_fpr_10", "Oracle TPR, %", "True-positive rate at 10 % FPR, threshold chosen on the test texts"),
@@ -121,10 +121,11 @@ function detectionBoard(board, store, bundles, dialog) {
   let bySeed = null;
   const first = usualKind(byCell);
   const filters = makeFilters({
+    prefix: "detection-filter",
     label: "Filter the detection board",
     change: () => update(),
     fields: [
-      { key: "view", label: "A line is", options: [["overview", "a detector: mean over cells"], ["cells", "a detector in a cell: mean over seeds"], ["seeds", "a row: one seed"]] },
+      { key: "view", label: "Lines", options: [["overview", "one a detector"], ["cells", "one a cell"], ["seeds", "one a seed"]] },
       ...WHERE.map((key) => ({ key, label: key[0].toUpperCase() + key.slice(1), initial: first[key] ?? "", options: choices(rows.map((row) => row[key])) })),
       { key: "kind", label: "Class of detector", options: choices(byCell.map((line) => line.kind)) },
       { key: "cost", label: "Cost in the picture", options: Object.entries(COSTS) },
@@ -150,8 +151,8 @@ function detectionBoard(board, store, bundles, dialog) {
     const lines = view === "overview" ? overview(chosen, counted) : chosen;
     means.element.hidden = view !== "overview";
     cells.element.hidden = view === "overview";
-    const says = { overview: `Mean over ${count(counted.size)} cells that count`, cells: "Mean over seeds in each cell", seeds: "Each seed" }[view];
-    (view === "overview" ? means : cells).show(lines, says);
+    const says = { overview: `Means over ${count(counted.size)} cells that count; small print: lowest and highest cell.`, cells: "Means over seeds in each cell; small print: lowest and highest seed, or the 95 % interval of a single one.", seeds: "Each seed; small print: its 95 % interval." };
+    (view === "overview" ? means : cells).show(lines, says[view]);
     const all = new Set(chosen.map((line) => line.cell)).size;
     filters.say(`${count(lines.length)} lines of ${count(all)} cells, ${count(chosen.reduce((sum, line) => sum + line.rows.length, 0))} of ${count(rows.length)} rows.`);
     scatter.show(detectionPoints(lines, filters.value("cost"), view, dialog));

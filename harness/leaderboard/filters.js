@@ -1,19 +1,24 @@
 // Selects and a search field above a table.
 //
-// A field has `key`, `label`, and `options`: pairs of value and text. The first option is the one at the start, unless
+// `prefix` begins the ids of the controls. A field has `key`, `label`, and `options`: pairs of value and text. The first option is the one at the start, unless
 // `initial` names another. The empty value stands for all.
 
-function makeFilters({ label, fields, change }) {
+function makeFilters({ prefix, label, fields, change }) {
   const selects = new Map(fields.map((field) => [field.key, select(field)]));
   const search = make("input", { type: "search", autocomplete: "off", spellcheck: "false", input: change });
   const status = make("p", { class: "status", role: "status" });
   const form = make(
     "form",
     { class: "filters", role: "search", "aria-label": label, submit: (event) => event.preventDefault() },
-    fields.map((field) => make("label", {}, make("span", {}, field.label), selects.get(field.key))),
-    make("label", {}, make("span", {}, "Search"), search),
-    make("button", { type: "button", click: reset }, "Show all cells"),
+    fields.map((field) => labelled(field.label, selects.get(field.key))),
+    labelled("Search", search),
+    make("button", { type: "button", click: reset }, "Clear filters"),
   );
+
+  function labelled(text, control) {
+    control.id = `${prefix}-${text.toLowerCase().replaceAll(" ", "-")}`;
+    return make("div", { class: "field" }, make("label", { for: control.id }, text), control);
+  }
 
   function select({ options, initial = options[0][0] }) {
     const element = make("select", { change });

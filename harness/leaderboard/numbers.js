@@ -3,7 +3,7 @@
 const MISSING = "\u2013";
 
 function percent(share, digits = 1) {
-  return share === null || share === undefined ? MISSING : (100 * share).toFixed(digits);
+  return share === null || share === undefined ? MISSING : (100 * share).toFixed(digits).replace("-", "\u2212");
 }
 
 function count(value) {

@@ -33,7 +33,6 @@ def render(rows: Mapping[str, Sequence[Row]]) -> str:
         A self-contained HTML document; it depends on nothing but the rows.
     """
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
@@ -52,11 +51,11 @@ def render(rows: Mapping[str, Sequence[Row]]) -> str:
         ranks=rank_pictures(rows.get("detection", ())),
         ssl=curves,
         n_rows=sum(map(len, rows.values())),
-        style=Markup(style),
+        style=style,
         style_hash=_csp_hash(style),
-        script=Markup(script),
+        script=script,
         script_hash=_csp_hash(script),
-        data=Markup(_json(_data(rows, curves))),
+        data=_json(_data(rows, curves)),
     )
 
 

@@ -9,11 +9,11 @@ const METRICS = {
   fpr_at_tpr_95: "FPR at 95 % TPR, oracle",
   f1_at_fpr_10: "F1 at 10 % FPR, oracle",
   heldout_tpr_1: "TPR, held out for 1 % FPR",
-  realised_fpr_1: "\u2003realised FPR",
+  realised_fpr_1: "Realised FPR, 1 % promised",
   heldout_tpr_5: "TPR, held out for 5 % FPR",
-  realised_fpr_5: "\u2003realised FPR",
+  realised_fpr_5: "Realised FPR, 5 % promised",
   heldout_tpr_10: "TPR, held out for 10 % FPR",
-  realised_fpr_10: "\u2003realised FPR",
+  realised_fpr_10: "Realised FPR, 10 % promised",
   heldout_f1_10: "F1, held out for 10 % FPR",
 };
 
@@ -147,7 +147,7 @@ function detectionSections(row) {
 
 function estimates(label, titles, metrics) {
   const lines = Object.entries(titles).filter(([key]) => metrics[key]);
-  return plainTable(label, ["", "%", "95 % interval"],
+  return plainTable(label, ["Metric", "%", "95 % interval"],
     lines.map(([key, title]) => [title, percent(metrics[key].value, 2), span(metrics[key], (share) => percent(share, 2)) || MISSING]));
 }
 

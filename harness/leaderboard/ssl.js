@@ -52,7 +52,7 @@ function sslColumns(protocols) {
     return last ? last / 1e9 : null;
   };
   return [
-    { key: "name", title: "Encoder", text: true, value: (line) => line.name, cell: (line) => [name(line.name), line.says && small(line.says)] },
+    { key: "name", title: "Encoder", text: true, value: (line) => line.name, cell: (line) => name(line.name) },
     { key: "where", title: "Read on", text: true, value: (line) => line.where.join(" "), cell: place },
     ...protocols.flatMap((protocol) => [topColumn(protocol, "last"), topColumn(protocol, "best")]),
     { key: "flops", title: "GFLOPs", hint: "Of one item up to the last layer; a multiply-add counts as two", lowFirst: true, value: flops, cell: (line) => short(flops(line)) },
@@ -68,10 +68,11 @@ function sslBoard(board, store, groups, dialog) {
   const way = (line) => ({ true: "self-distilled", false: "baseline" })[line.rows[0].self_distill] ?? "not known";
   const objective = (line) => line.rows[0].objective ?? "not known";
   const filters = makeFilters({
+    prefix: "ssl-filter",
     label: "Filter the board of encoders",
     change: () => update(),
     fields: [
-      { key: "view", label: "A line is", options: [["means", "an encoder: mean over seeds"], ["seeds", "a row: one seed"]] },
+      { key: "view", label: "Lines", options: [["means", "one an encoder"], ["seeds", "one a seed"]] },
       { key: "dataset", label: "Read on", options: choices(views.means.map((line) => line.where[0])) },
       { key: "objective", label: "Objective", options: choices(views.means.map(objective)) },
       { key: "way", label: "Training", options: choices(views.means.map(way)) },
@@ -87,7 +88,7 @@ function sslBoard(board, store, groups, dialog) {
     const shown = views[filters.value("view")].filter((line) =>
       Object.entries(wanted).every(([key, of]) => !filters.value(key) || filters.value(key) === of(line)) && filters.matches(line.words));
     const rows = shown.reduce((sum, line) => sum + line.rows.length, 0);
-    table.show(shown, filters.value("view") === "means" ? "Means over seeds" : "Each seed");
+    table.show(shown, filters.value("view") === "means" ? "Means over seeds; small print: layer, lowest and highest seed." : "Each seed; small print: layer and 95 % interval.");
     filters.say(`${count(shown.length)} lines, ${count(rows)} of ${count(views.seeds.length)} rows.`);
     scatter.show(sslPoints(shown, filters.value("protocol"), dialog));
   }

@@ -53,7 +53,7 @@ function makeTable({ label, columns, sort, open }) {
     const cells = columns.map((column, place) => {
       if (place) return make("td", { class: column.text ? "text" : null }, column.cell(line));
       const button = make("button", { type: "button", class: "open", click: () => open(line) }, column.cell(line));
-      return make("th", { scope: "row", class: "name" }, button, line.notes.map((note) => small(make("em", {}, note))));
+      return make("th", { scope: "row", class: "name" }, button, line.says && small(line.says), line.notes.map((note) => small(make("em", {}, note))));
     });
     return make("tr", { class: line.tier ? "unranked" : null }, cells);
   }
@@ -75,7 +75,7 @@ function makeTable({ label, columns, sort, open }) {
     show(found, says) {
       lines = found;
       all = false;
-      caption.textContent = says;
+      caption.textContent = lines.length ? says : "Nothing matches these filters.";
       render();
     },
   };
