@@ -20,7 +20,20 @@ from harness.leaderboard.sheets import LATER_KEYS
 from harness.leaderboard.ssl_tables import Group, Line, ssl_groups
 
 # In this order: each uses what stands before it.
-SCRIPTS = ("dom", "store", "numbers", "table", "filters", "facts", "row_dialog", "scatter", "detection", "ssl", "main")
+SCRIPTS = (
+    "dom",
+    "store",
+    "numbers",
+    "table",
+    "filters",
+    "facts",
+    "row_sections",
+    "row_dialog",
+    "scatter",
+    "detection",
+    "ssl",
+    "main",
+)
 
 
 def render(rows: Mapping[str, Sequence[Row]]) -> str:
