@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.core.pictures import COLOURS, new_figure, save_figure
-from harness.evaluation.ranks import CriticalDifference
+from harness.core.ranks import CriticalDifference
 
 _LINE = 0.30  # inches between two lines of text
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from harness.core.files import write_json, write_text
+from harness.core.ranks import CriticalDifference, critical_difference
 from harness.detectors.registry import DETECTORS
 from harness.evaluation.critical_difference import draw_critical_difference
-from harness.evaluation.ranks import CriticalDifference, critical_difference
 from harness.evaluation.result_rows import REFERENCES
 from harness.evaluation.runs import read_results
 from harness.evaluation.suites import Step

@@ -31,15 +31,19 @@ _KINDS: dict[bool | None, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table; two cells a protocol: last layer, best layer."""
+    """One line of the table; two cells a protocol: last layer, best layer.
+
+    `points` has the layers of each protocol, `flops` what an item costs up to a layer where the rows agree on it, and
+    `ids` the rows of the line.
+    """
 
     label: str
     seeds: str
     cells: tuple[Cell, ...]
     items: tuple[str, str]
-    encoder: str
-    run: str
-    id: str
+    points: tuple[tuple[Point, ...], ...]
+    flops: Mapping[int, int]
+    ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Curve:
 class Group:
     """The encoders of one architecture and training dataset that were read on the same dataset.
 
-    `lines` has a line an encoder or mean of seeds. `samples` has a line a row, where some line is a mean.
+    `lines` has a line an encoder or mean of seeds, `samples` a line a row.
     """
 
     eval_dataset: str
@@ -108,7 +112,6 @@ def _group(rows: list[Row]) -> Group:
     names = {protocol for protocol, where in measured if where == pooling}
     protocols = tuple(name for name in _PROTOCOLS if name in names) or tuple(_first(names, ())[:2])
     methods = _methods(rows)
-    averaged = any(len(method.rows) > 1 for method in methods)
     curves = [_curve(methods, protocol, pooling) for protocol in protocols]
     return Group(
         eval_dataset=rows[0]["eval_dataset"],
@@ -117,7 +120,7 @@ def _group(rows: list[Row]) -> Group:
         pooling=pooling,
         protocols=tuple(_title(protocol) for protocol in protocols),
         lines=tuple(_line(method.label, method.rows, protocols, pooling) for method in methods),
-        samples=tuple(_line(m.label, (row,), protocols, pooling) for m in methods for row in m.rows if averaged),
+        samples=tuple(_line(m.label, (row,), protocols, pooling) for m in methods for row in m.rows),
         legend=tuple(Legend(m.label, m.look, swatch(m.look)) for m in methods),
         curves=tuple(curve for curve in curves if curve),
     )
@@ -209,23 +212,23 @@ def _cell(point: Point, note: str = "") -> Cell:
 
 def _line(label: str, rows: tuple[Row, ...], protocols: Sequence[str], pooling: str) -> Line:
     cells = []
-    for protocol in protocols:
-        points = _points(rows, protocol, pooling)
+    read = tuple(_points(rows, protocol, pooling) for protocol in protocols)
+    for points in read:
         if not points:
             cells += [Cell(MISSING), Cell(MISSING)]
             continue
         # Of equal layers the first, which is the cheapest.
         best = max(points, key=lambda point: point.value)
         cells += [_cell(point, f"layer {point.layer}") for point in (points[-1], best)]
-    one = rows[0] if len(rows) == 1 else None
+    costs = [{entry["layer"]: entry["flops"] for entry in row["layers"]} for row in rows]
     return Line(
         label=label,
         seeds=seeds_text(rows),
         cells=tuple(cells),
         items=(counts(rows, "n_train"), counts(rows, "n_test")),
-        encoder=one["encoder"] if one else "",
-        run=one["run"] if one else f"{len(rows)} rows, below",
-        id=one["id"] if one else "",
+        points=read,
+        flops={layer: flops for layer, flops in costs[0].items() if all(c.get(layer) == flops for c in costs)},
+        ids=tuple(row["id"] for row in rows),
     )
 
 

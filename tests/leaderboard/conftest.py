@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -19,13 +20,14 @@ _VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
 class Outline(HTMLParser):
-    """Tags and text of a page; fails where a tag is not closed."""
+    """Tags, text and packed rows of a page; fails where a tag is not closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.data: dict[str, Any] = {}
         self.feed(page)
         self.close()
         assert not self.open
@@ -42,7 +44,14 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        if (
+            self.tags
+            and self.tags[-1] == ("script", {"type": "application/json", "id": "data"})
+            and self.open[-1] == "script"
+        ):
+            self.data = json.loads(data)
+        else:
+            self.texts.append(data)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +25,7 @@ from harness.leaderboard import board, sheets
 from harness.leaderboard import page as page_module
 from harness.leaderboard.board import add, build
 from harness.leaderboard.detection_tables import detection_groups as groups
+from harness.leaderboard.detection_tables import detection_lines
 
 COLUMNS = sheets.COLUMNS["detection"]
 NAMES = ["detection.csv", "ssl.csv", "index.html"]
@@ -223,27 +227,40 @@ def test_importing_is_light() -> None:
 @pytest.mark.parametrize("text", [HOSTILE, '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "</table>'&amp;"])
 def test_hostile_names_are_text(read_page: Callable[[str], Any], key: str, text: str) -> None:
     outline = read_page(render([make_row(**{key: text}, seed=seed) for seed in (0, 1)]))
-    assert not {"script", "img", "link", "iframe"} & {tag for tag, _ in outline.tags}
+    assert not {"img", "link", "iframe"} & {tag for tag, _ in outline.tags}
+    assert [attrs for tag, attrs in outline.tags if tag == "script"] == [{"type": "application/json", "id": "data"}, {}]
     assert not [name for _, attrs in outline.tags for name in attrs if name.startswith("on")]
-    assert text in outline.texts
+    assert text in outline.data["pool"]
+    assert key == "run" or text in outline.texts
 
 
 def test_the_page_fetches_nothing(read_page: Callable[[str], Any]) -> None:
     page = render(many_rows())
     outline = read_page(page)
-    assert not [attrs for _, attrs in outline.tags if {"src", "action"} & set(attrs)]
-    assert [attrs["href"] for _, attrs in outline.tags if "href" in attrs] == ["#detection", "#ssl"]
-    assert "default-src 'none'; style-src 'unsafe-inline'" in page
-    assert "http:" not in page
-    assert "https:" not in page
+    assert not [attrs for _, attrs in outline.tags if {"src", "action", "style"} & set(attrs)]
+    assert [attrs["href"] for _, attrs in outline.tags if "href" in attrs] == ["#main", "#detection", "#ssl"]
     assert "url(" not in page
+    # The one address is a name, that of a kind of elements.
+    assert set(re.findall(r"https?://[^\s\"]*", page)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_the_policy_lets_in_what_the_page_holds_and_nothing_else(read_page: Callable[[str], Any]) -> None:
+    page = render(many_rows())
+    [policy] = [a["content"] for _, a in read_page(page).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules.pop("default-src") == rules.pop("base-uri") == rules.pop("form-action") == "'none'"
+    for kind, element in (("style-src", "style"), ("script-src", "script")):
+        [held] = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(held.encode()).digest()).decode()
+        assert rules.pop(kind) == f"'sha256-{digest}'"
+    assert not rules
 
 
 def test_the_page_is_semantic(read_page: Callable[[str], Any]) -> None:
     outline = read_page(render(many_rows()))
     tables = [tag for tag, _ in outline.tags].count("table")
-    # Four groups, each with its table of seeds.
-    assert tables == [tag for tag, _ in outline.tags].count("caption") == 8
+    # Four groups, for whoever has no scripts.
+    assert tables == [tag for tag, _ in outline.tags].count("caption") == 4
     assert all(attrs.get("scope") for tag, attrs in outline.tags if tag == "th")
     html = dict(outline.tags)["html"]
     assert html["lang"] == "en"
@@ -251,7 +268,6 @@ def test_the_page_is_semantic(read_page: Callable[[str], Any]) -> None:
 
 def test_a_single_seed_has_intervals() -> None:
     [group] = groups([make_row()])
-    assert group.samples == ()
     [line] = group.lines
     assert line.seeds == "seed 0"
     assert [(cell.value, cell.interval) for cell in line.cells] == [
@@ -262,7 +278,7 @@ def test_a_single_seed_has_intervals() -> None:
         ("62.0", "40.0 to 70.0"),
     ]
     assert line.texts == ("1,000", "900", "500")
-    assert (line.forwards, line.ms, line.run) == ("1", "2.35", "run-0")
+    assert (line.forwards, line.ms) == ("1", "2.35")
     [group] = groups([make_row(cost={"forwards_per_text": 12345.6, "ms_per_text": 0.01234})])
     assert (group.lines[0].forwards, group.lines[0].ms) == ("12,346", "0.0123")
 
@@ -274,9 +290,8 @@ def test_seeds_are_averaged() -> None:
     assert line.seeds == "mean of seeds 0, 1, 2"
     assert (line.cells[0].value, line.cells[0].interval) == ("90.0", "")
     assert line.texts[0] == "998 to 1,000"
-    assert [sample.cells[0].value for sample in group.samples] == ["80.0", "90.0", "100.0"]
-    assert all(sample.cells[0].interval for sample in group.samples)
-    assert [sample.id for sample in group.samples] == [row["id"] for row in rows]
+    [bundle] = detection_lines(rows[::-1])
+    assert [row["id"] for row in bundle] == [row["id"] for row in rows]
 
 
 def test_a_seed_without_a_value_leaves_no_mean() -> None:
@@ -307,9 +322,7 @@ def test_another_goal_is_another_table() -> None:
     first, second = groups(rows)
     assert (first.goal, second.goal) == ("flip", "flip, p >= 0.9")
     assert [line.detector for line in second.lines] == ["far"]
-    assert "textfooler" in render(rows)
-    assert "(flip, p &gt;= 0.9)" in render(rows)
-    assert "(flip)" not in render(rows)
+    assert "goal flip, p &gt;= 0.9," in render(rows)
 
 
 def test_what_trained_on_adversarial_texts_comes_last_and_says_so() -> None:

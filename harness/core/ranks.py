@@ -1,4 +1,4 @@
-"""Detectors over many cells: average ranks, which of them can be told apart, and pairwise tests.
+"""Methods over many cells: average ranks, which of them can be told apart, and pairwise tests.
 
 Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006. Whether two methods differ
 by the Nemenyi test depends on which others are in the table; Benavoli, Corani and Mangili ("Should we really use

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from scipy.stats import friedmanchisquare, rankdata, wilcoxon
 
 from harness.core.comparisons import holm
 from harness.core.errors import DataError
-from harness.evaluation.critical_difference import draw_critical_difference
-from harness.evaluation.ranks import critical_difference, nemenyi_difference, pairwise_tests, signed_rank_p
+from harness.core.ranks import critical_difference, nemenyi_difference, pairwise_tests, signed_rank_p
 
 # Demšar (2006), table 6: AUC of C4.5 with four ways of pruning on 14 data sets.
 DEMSAR = np.array(
@@ -148,17 +146,3 @@ def test_pairs_are_tested_on_the_cells_they_share() -> None:
     lonely = pairwise_tests(["a", "b", "c"], values)[0]
     assert lonely.cells == 0
     assert math.isnan(lonely.p)
-
-
-@pytest.mark.parametrize("count", [2, 3, 25])
-def test_picture(count: int, tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    values = np.random.default_rng(count).normal(size=(10, count)) + np.linspace(3, 0, count)
-    names = [f"knn:k={i},price=$1$" for i in range(count)]
-    found = critical_difference(names, values)
-    draw_critical_difference(tmp_path / "cd.png", found, title="AUC over 10 cells")
-    picture = imread(tmp_path / "cd.png")
-    assert picture.shape[1] > 1000
-    assert 0.005 < (picture[..., :3].min(axis=2) < 0.9).mean() < 0.4
-    draw_critical_difference(tmp_path / "bare.png", found)
