@@ -162,8 +162,10 @@ function detectionBoard(board, store, bundles, dialog) {
   update();
 }
 
-// The scenario and goal that most lines have: what the board shows at first.
+// What the board shows at first: the published protocol on plain attacks, else the scenario and goal of most lines.
 function usualKind(lines) {
+  const published = { scenario: "s1", goal: "flip" };
+  if (lines.some(({ where: [, , goal, , scenario] }) => goal === published.goal && scenario === published.scenario)) return published;
   const kinds = new Map();
   for (const { where: [, , goal, , scenario] } of lines) {
     const kind = JSON.stringify([scenario, goal]);
