@@ -68,13 +68,13 @@ function rowView(row, openRow) {
       ...of(row),
       section("Command", ...commandOf(row)),
       section("Whole protocol", facts(row.protocol)),
-      section("Manifest", row.provenance ? facts(row.provenance.manifest) : notRecorded()),
+      section("Manifest", row.provenance?.manifest ? facts(row.provenance.manifest) : notRecorded()),
     ],
   };
 }
 
 function notRecorded() {
-  return make("p", {}, "not recorded: the row is older than rows that keep their command");
+  return make("p", {}, "not recorded: the row is older than rows that keep it");
 }
 
 function commandOf(row) {

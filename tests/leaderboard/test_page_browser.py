@@ -219,7 +219,7 @@ def test_a_line_opens_down_to_the_whole_row_and_back(open_page: Callable[..., An
         assert shown in text, shown
     # The protocol, with a key that a careless script would lose.
     assert re.search(r"proto\s+1\.25", text)
-    assert text.count("not recorded: the row is older than rows that keep their command") == 2
+    assert text.count("not recorded: the row is older than rows that keep it") == 2
     dialog.get_by_role("button", name="Back").click()
     assert dialog.get_by_role("heading", level=2).inner_text() == "rde, 2 seeds"
     assert "#" not in page.url
@@ -227,14 +227,14 @@ def test_a_line_opens_down_to_the_whole_row_and_back(open_page: Callable[..., An
     assert not dialog.is_visible()
 
 
-def with_provenance() -> dict[str, Any]:
+def with_provenance(**manifest: Any) -> dict[str, Any]:
     row = detection_row("rde")
-    row["provenance"] = {"command": COMMAND, "manifest": {"git": {"commit": "abc123"}, "seeds": [0, 1]}}
+    row["provenance"] = {"command": COMMAND, "manifest": manifest or None}
     return row
 
 
 def test_a_link_opens_its_row_and_the_command_is_copied(open_page: Callable[..., Any], tmp_path: Path) -> None:
-    row = with_provenance()
+    row = with_provenance(git={"commit": "abc123"}, seeds=[0, 1])
     (tmp_path / "p.html").write_text(render({"detection": [row]}), encoding="utf-8")
     page = open_page(tmp_path / "p.html", permissions=["clipboard-read", "clipboard-write"])
     page.evaluate("id => { location.hash = `row-${id}` }", row["id"])
@@ -245,6 +245,16 @@ def test_a_link_opens_its_row_and_the_command_is_copied(open_page: Callable[...,
     dialog.get_by_role("button", name="Copy the command").click()
     dialog.get_by_text("Copied.").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == COMMAND
+
+
+def test_a_manifest_that_was_not_kept_is_told(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    row = with_provenance()
+    (tmp_path / "p.html").write_text(render({"detection": [row]}), encoding="utf-8")
+    page = open_page(tmp_path / "p.html")
+    page.evaluate("id => { location.hash = `row-${id}` }", row["id"])
+    told = page.get_by_role("dialog").inner_text()
+    assert COMMAND in told
+    assert told.count("not recorded: the row is older than rows that keep it") == 1
 
 
 def test_a_link_to_a_row_that_is_not_there_says_so(open_page: Callable[..., Any], page_file: Path) -> None:
