@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import artifacts, attack, detect, evaluate, options, self_supervised, victim
+from harness.cli import artifacts, attack, detect, evaluate, options, pushing, self_supervised, victim
 from harness.cli.listing import list_names
 from harness.core.errors import EXIT_CODE, HarnessError
 
@@ -25,6 +25,7 @@ app.add_typer(attack.app, name="attack")
 app.add_typer(detect.app, name="detect")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(self_supervised.app, name="ssl")
+pushing.register(attack.app, detect.app, self_supervised.app)
 app.command("list")(list_names)
 app.command("fetch", no_args_is_help=True)(artifacts.fetch)
 app.command("doctor")(artifacts.doctor)
