@@ -138,7 +138,7 @@ def _pause(error: Exception, attempt: int) -> float | None:
     if tried_by_client or not (status in _PASSING or (status is None and _broke(error))):
         return None
     asked = max((_retry_after(one) for one in _chain(error)), default=0.0)
-    return min(max(_FIRST_WAIT * 2 ** (attempt - 1), asked), _LONGEST_WAIT)
+    return float(min(max(_FIRST_WAIT * 2 ** (attempt - 1), asked), _LONGEST_WAIT))
 
 
 def _method(error: BaseException) -> str:
@@ -174,7 +174,7 @@ def _by_status(status: int, error: Exception, repo: Repository, doing: str) -> t
     said = redacted(_server_message(error))
     because = f": {said}" if said else ""
     if status in (401, 403, 404):
-        reason, hint = _denied(status, _code(error), repo, because)
+        reason, hint = _denied(status, server_code(error), repo, because)
     elif status >= 500:
         reason, hint = f"the hub has trouble of its own (HTTP {status})", "Wait a while."
     elif status in _REFUSALS:
@@ -228,10 +228,11 @@ def _denied(status: int, code: str, repo: Repository, because: str) -> tuple[str
 
 
 def _server_message(error: Exception) -> str:
-    return next((str(one.server_message) for one in _chain(error) if getattr(one, "server_message", None)), "")
+    said = (getattr(one, "server_message", None) for one in _chain(error))
+    return next((str(one) for one in said if one), "")
 
 
-def _code(error: Exception) -> str:
+def server_code(error: Exception) -> str:
     """The name that the server gives its refusal."""
     for one in _chain(error):
         response = getattr(one, "response", None)

@@ -65,7 +65,7 @@ def _from_hub(repo: Repository, patterns: Sequence[str], required: Collection[st
     api = HfApi(library_name="palimpsest", library_version=harness.__version__)
     doing, kind, revision = f"Fetching the {repo}", repo.kind, repo.revision
     info = ask(repo, doing, lambda: api.repo_info(repo.id, repo_type=kind, revision=revision, files_metadata=True))
-    chosen = [file for file in info.siblings if any(fnmatchcase(file.rfilename, pattern) for pattern in patterns)]
+    chosen = [file for file in info.siblings or () if any(fnmatchcase(file.rfilename, pattern) for pattern in patterns)]
     names = sorted(file.rfilename for file in chosen)
     _check_complete(repo, names, required)
     _check_files(repo, chosen, max_bytes)

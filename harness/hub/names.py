@@ -38,7 +38,8 @@ def repository(text: str, kind: Kind) -> Repository:
     Raises:
         ConfigurationError: It names none.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     given = text.removeprefix(SPEC_PREFIX)
     name, at, revision = given.partition("@")

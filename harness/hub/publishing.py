@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness.core.errors import ConfigurationError
-from harness.hub.asking import HubError, ask, discreet_logs, status_of, token
+from harness.hub.asking import HubError, ask, discreet_logs, server_code, status_of, token
 from harness.hub.names import Kind, Repository, target
 from harness.hub.outgoing import OutgoingFile, outgoing_files, refuse_secret
 
@@ -126,14 +126,12 @@ class _Publication:
 
     def _look(self) -> Any:
         """What the hub says of the repository; None where it shows none."""
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+        from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
             return self.api.repo_info(self.repo.id, repo_type=self.repo.kind, files_metadata=True)
-        except GatedRepoError:
-            raise
         except RepositoryNotFoundError as error:
-            if status_of(error) == 404 or error.response.headers.get("X-Error-Code") == "RepoNotFound":
+            if server_code(error) == "RepoNotFound" or status_of(error) == 404:
                 return None
             raise
 
