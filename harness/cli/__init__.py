@@ -25,10 +25,10 @@ app.add_typer(attack.app, name="attack")
 app.add_typer(detect.app, name="detect")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(self_supervised.app, name="ssl")
-pushing.register(attack.app, detect.app, self_supervised.app)
 app.command("list")(list_names)
 app.command("fetch", no_args_is_help=True)(artifacts.fetch)
 app.command("doctor")(artifacts.doctor)
+pushing.register(attack.app, detect.app, self_supervised.app)
 
 
 def _version(wanted: bool) -> None:

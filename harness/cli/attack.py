@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import attack_rows, options
-from harness.cli.hub_folders import detector_folder
 
 if TYPE_CHECKING:
     from harness.core.runs import Run
@@ -97,6 +96,8 @@ def run(
     texts = whole.sample(limit, seed)
     check_texts(texts)
     if evade:
+        from harness.cli.hub_folders import detector_folder
+
         plan = _evading(plan, detector_folder(evade), model, whole, texts, evade_fpr, evade_threshold)
     worker = plan.build(model)
     with Run(out, "attack run", attack_config(texts, worker, shard_size, used)) as opened:
