@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 import harness
 from harness.core.errors import ConfigurationError, DataError
@@ -15,6 +15,9 @@ from harness.core.files import disk_errors, hash_file
 from harness.hub.asking import HubError, ask, discreet_logs
 from harness.hub.names import Kind, Repository, repository, unsafe
 from harness.hub.outgoing import in_units
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
 
 # Nothing that runs or unpickles: no .py, .pkl, .pt, .bin, .joblib, no archives.
 _DATA = {".safetensors", ".json", ".jsonl", ".parquet", ".csv", ".tsv", ".txt", ".md", ".yaml"}
@@ -60,13 +63,21 @@ def fetch(
 
 def _from_hub(repo: Repository, patterns: Sequence[str], required: Collection[str], max_bytes: int) -> Path:
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.hf_api import RepoFile
 
     # Without a token public repositories can be fetched still.
     api = HfApi(library_name="palimpsest", library_version=harness.__version__)
-    doing, kind, revision = f"Fetching the {repo}", repo.kind, repo.revision
-    info = ask(repo, doing, lambda: api.repo_info(repo.id, repo_type=kind, revision=revision, files_metadata=True))
-    chosen = [file for file in info.siblings or () if any(fnmatchcase(file.rfilename, pattern) for pattern in patterns)]
-    names = sorted(file.rfilename for file in chosen)
+    doing, kind, revision = f"Fetching the {repo}", repo.kind, repo.revision or "main"
+    commit = ask(repo, doing, lambda: api.repo_info(repo.id, repo_type=kind, revision=revision)).sha
+    listed = ask(
+        repo, doing, lambda: list(api.list_repo_tree(repo.id, recursive=True, revision=commit, repo_type=kind))
+    )
+    chosen = [
+        entry
+        for entry in listed
+        if isinstance(entry, RepoFile) and any(fnmatchcase(entry.path, pattern) for pattern in patterns)
+    ]
+    names = sorted(file.path for file in chosen)
     _check_complete(repo, names, required)
     _check_files(repo, chosen, max_bytes)
 
@@ -76,10 +87,10 @@ def _from_hub(repo: Repository, patterns: Sequence[str], required: Collection[st
             return api.snapshot_download(repo.id, repo_type=kind, revision=revision, allow_patterns=exactly)
 
     folder = Path(ask(repo, doing, download))
-    if folder.name != info.sha:
+    if folder.name != commit:
         raise HubError(f"the {repo} was changed while it was fetched.", "Run the same command again.")
     for file in chosen:
-        _check_bytes(repo, folder / file.rfilename, file)
+        _check_bytes(repo, folder / file.path, file)
     return folder
 
 
@@ -107,18 +118,18 @@ def _check_complete(repo: Repository, names: Collection[str], required: Collecti
         raise DataError(f"the {repo} has none of the files that are looked for.")
 
 
-def _check_files(repo: Repository, files: Sequence[Any], max_bytes: int) -> None:
+def _check_files(repo: Repository, files: Sequence[RepoFile], max_bytes: int) -> None:
     """Refuse what is listed before any of it is fetched."""
     for file in files:
-        if wrong := unsafe(file.rfilename):
-            raise DataError(f"the {repo} has a file {file.rfilename!r} whose name {wrong}, so it is not fetched.")
-        suffix = PurePosixPath(file.rfilename).suffix.lower()
+        if wrong := unsafe(file.path):
+            raise DataError(f"the {repo} has a file {file.path!r} whose name {wrong}, so it is not fetched.")
+        suffix = PurePosixPath(file.path).suffix.lower()
         if suffix not in _DATA:
-            raise ConfigurationError(f"files such as {file.rfilename} of the {repo} are not fetched.")
+            raise ConfigurationError(f"files such as {file.path} of the {repo} are not fetched.")
         if not isinstance(file.size, int) or file.size < 0:
-            raise DataError(f"the hub does not say how large {file.rfilename} of the {repo} is.")
+            raise DataError(f"the hub does not say how large {file.path} of the {repo} is.")
         if suffix == ".json" and file.size > _MAX_JSON_BYTES:
-            raise DataError(f"{file.rfilename} of the {repo} has {in_units(file.size)}, too much for a JSON file.")
+            raise DataError(f"{file.path} of the {repo} has {in_units(file.size)}, too much for a JSON file.")
     total = sum(file.size for file in files)
     if total > max_bytes or len(files) > _MAX_FILES:
         raise DataError(
@@ -127,7 +138,7 @@ def _check_files(repo: Repository, files: Sequence[Any], max_bytes: int) -> None
         )
 
 
-def _check_bytes(repo: Repository, path: Path, file: Any) -> None:
+def _check_bytes(repo: Repository, path: Path, file: RepoFile) -> None:
     """Compare a fetched file with what the repository says of it; a wrong one leaves the cache."""
     from huggingface_hub.utils.sha import git_hash
 
@@ -140,6 +151,6 @@ def _check_bytes(repo: Repository, path: Path, file: Any) -> None:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise HubError(
-            f"the hub sent other bytes for {file.rfilename} of the {repo} than it should have.",
+            f"the hub sent other bytes for {file.path} of the {repo} than it should have.",
             "Run the same command again; if it stays so, do not trust the repository.",
         )
