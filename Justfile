@@ -44,6 +44,11 @@ test-slow: setup
 browser:
     [ -x /usr/bin/chromium ] || $([ "$(id -u)" = 0 ] || echo sudo) apt-get install --yes --quiet --no-install-recommends chromium
 
+# Install olah, a read-only hub, in an environment of its own: its client is newer than ours. Without it its test skips.
+olah:
+    [ -x .venv-olah/bin/pip ] || python3 -m venv .venv-olah
+    .venv-olah/bin/pip install --quiet --disable-pip-version-check olah==0.5.4
+
 # Check style and types.
 lint: setup
     .venv/bin/ruff check .

@@ -33,7 +33,8 @@ def run(
         float | None, typer.Option(help="Go on until the victim is this sure of the wrong label, such as 0.9.")
     ] = None,
     evade: Annotated[
-        Path | None, typer.Option(metavar="DETECTOR_DIR", help="A fitted detector that texts must pass as well.")
+        Path | None,
+        typer.Option(metavar="DETECTOR_DIR", help="A fitted detector that texts must pass as well, or hub:ORG/NAME."),
     ] = None,
     evade_fpr: Annotated[
         float, typer.Option(help="The detector's false-positive rate, on texts of the split that are not attacked.")
@@ -95,7 +96,9 @@ def run(
     texts = whole.sample(limit, seed)
     check_texts(texts)
     if evade:
-        plan = _evading(plan, evade, model, whole, texts, evade_fpr, evade_threshold)
+        from harness.cli.hub_folders import detector_folder
+
+        plan = _evading(plan, detector_folder(evade), model, whole, texts, evade_fpr, evade_threshold)
     worker = plan.build(model)
     with Run(out, "attack run", attack_config(texts, worker, shard_size, used)) as opened:
         if opened.finished:

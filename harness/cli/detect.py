@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import options
+from harness.cli.hub_folders import detector_folder
 
 if TYPE_CHECKING:
     from harness.detectors.clean_texts import CleanTexts
@@ -34,6 +35,7 @@ Confidence = Annotated[
 AttackRun = Annotated[
     Path | None, typer.Option("--attacks", metavar="RUN", help="An attack run whose validation rows tune or train it.")
 ]
+Detector = Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector's folder, or hub:ORG/NAME.")]
 MovedVictim = Annotated[str | None, typer.Option("--victim", help="Where the victim is now, if it moved.")]
 
 
@@ -139,10 +141,13 @@ def fit(
 
 @app.command()
 def calibrate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector's folder.")],
+    folder: Detector,
     calibration: Annotated[
         str, typer.Option("--calibration", metavar="DATA", help="Clean texts: a dataset, a file, or an attack run.")
     ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder for the calibrated detector; by default its own.")
+    ] = None,
     calibration_split: CalibrationSplit = None,
     calibration_limit: CalibrationLimit = None,
     fpr: Fpr = None,
@@ -154,15 +159,19 @@ def calibrate(
 ) -> None:
     """Calibrate a fitted detector on clean texts it has not seen, so that it decides at a promised rate."""
     from harness.detectors.clean_texts import load_clean_texts
-    from harness.detectors.decisions import check_promise
+    from harness.detectors.decisions import check_promise, new_folder
     from harness.detectors.fitting import load_detector
 
     check_promise(_FPR if fpr is None else fpr, confidence)
+    keep = new_folder(folder, out)
+    folder = detector_folder(folder)
     columns = {"text_column": text_column, "label_column": label_column}
     texts = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
     _, facts = load_detector(folder)
     model = _victim_of(folder, facts, victim)
-    _calibrate(folder, model, texts, calibration_limit, seed, fpr, confidence)
+    _calibrate(folder, model, texts, calibration_limit, seed, fpr, confidence, keep)
+    if keep is not None:
+        typer.echo(f"detector: {keep}")
 
 
 @app.command()
@@ -205,6 +214,7 @@ def joint(
 
     rate = _FPR if fpr is None else fpr
     check_promise(rate, confidence)
+    folders = [detector_folder(folder) for folder in folders]
     if compare and attacks is None:
         raise ConfigurationError("methods are compared on an attack.", "Name one with --attacks.")
     members = joining.load_members(folders)
@@ -251,7 +261,7 @@ def joint(
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A fitted detector's folder.")],
+    folder: Detector,
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A .txt, .jsonl, .csv, .tsv or .parquet file, or -.")],
     out: Annotated[str, typer.Option("--out", help="A .csv, .jsonl or .parquet file, or - for CSV on stdout.")] = "-",
     victim: MovedVictim = None,
@@ -267,6 +277,7 @@ def score(
     from harness.detectors.fitting import load_detector
     from harness.detectors.stream import score_stream
 
+    folder = detector_folder(folder)
     detector, facts = load_detector(folder)
     calibration = load_calibration(folder)
     model = _victim_of(folder, facts, victim, batch_size)
@@ -287,18 +298,27 @@ def _victim_of(folder: Path, facts: dict[str, Any], moved: str | None, batch_siz
 
 
 def _calibrate(
-    folder: Path, model: Victim, texts: CleanTexts, limit: int | None, seed: int, fpr: float | None, confidence: Any
+    folder: Path,
+    model: Victim,
+    texts: CleanTexts,
+    limit: int | None,
+    seed: int,
+    fpr: float | None,
+    confidence: Any,
+    keep: Path | None = None,
 ) -> None:
-    """Calibrate the detector in a folder and say what it promises now."""
+    """Calibrate the detector in a folder, or a copy of it in another, and say what it promises now."""
     from harness.detectors.clean_texts import load_seen
     from harness.detectors.decisions import calibrate as calibrated
-    from harness.detectors.decisions import save_calibration
+    from harness.detectors.decisions import copy_detector, save_calibration
     from harness.detectors.fitting import load_detector
 
     detector, facts = load_detector(folder)
     unseen = texts.unseen(load_seen(folder, facts), limit, seed)
     decisions = calibrated(detector, model, unseen, fpr=_FPR if fpr is None else fpr, confidence=confidence)
-    save_calibration(folder, decisions)
+    if keep is not None:
+        copy_detector(folder, keep)
+    save_calibration(keep or folder, decisions)
     _say(decisions, unseen.title)
     if decisions.facts["truncated"]:
         typer.echo(model.truncation_note(decisions.facts["truncated"], len(unseen.texts)))

@@ -34,7 +34,7 @@ def detect(
     attacks: Annotated[list[Path] | None, typer.Option("--attacks", help="Run folders of attacks.")] = None,
     detector: Annotated[
         list[str] | None,
-        typer.Option(help="Names, with parameters such as knn:layer=all,k=20, or fitted folders of detectors."),
+        typer.Option(help="Names, with parameters such as knn:layer=all,k=20, fitted folders, or hub:ORG/NAME."),
     ] = None,
     suite: Annotated[str | None, typer.Option(help="A whole grid instead of --attacks: offline or rde-2022.")] = None,
     data: Annotated[Path | None, typer.Option(help="Of a suite: a folder with a folder a dataset.")] = None,
@@ -77,6 +77,7 @@ def detect(
     label_column: options.LabelColumn = None,
 ) -> None:
     """Sample clean and adversarial texts, score them, print and keep the figures."""
+    from harness.cli.hub_folders import detector_folder
     from harness.cli.tables import print_detectors
     from harness.core.errors import ConfigurationError
     from harness.evaluation.detection import EvaluationSettings
@@ -114,7 +115,7 @@ def detect(
     }
     request = EvaluationRequest(
         attacks=attacks,
-        detectors=detector,
+        detectors=[str(detector_folder(one)) if one.startswith("hub:") else one for one in detector],
         parameters={name: value for name, value in parameters.items() if value is not None},
         settings=settings,
         victim=victim,

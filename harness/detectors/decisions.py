@@ -21,8 +21,8 @@ from harness.core.files import atomic_writer, hash_file, read_json, write_json
 from harness.core.runs import versions
 from harness.core.tensors import read_arrays
 from harness.detectors.base import Detector, Floats
-from harness.detectors.clean_texts import CleanTexts
-from harness.detectors.fitting import DETECTOR_FILE
+from harness.detectors.clean_texts import SEEN_FILE, CleanTexts
+from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE
 from harness.detectors.scoring import score_with_cost
 from harness.text.reading import read_texts
 from harness.text.victims import Victim
@@ -204,3 +204,30 @@ def load_calibration(folder: Path) -> Calibration | None:
     if facts.get("threshold") != (found.threshold if math.isfinite(found.threshold) else None):
         raise DataError(f"{path} is damaged: its threshold is not that of its scores.", again)
     return found
+
+
+def new_folder(detector: Path, out: Path | None) -> Path | None:
+    """Where a calibrated copy of a detector will be; None where it is calibrated in its own folder.
+
+    Args:
+        detector: The detector's folder, or `hub:ORG/NAME`, which is nobody's to write into.
+        out: The folder that was asked for.
+
+    Raises:
+        ConfigurationError: One is needed, or it holds something.
+    """
+    if out is None and str(detector).startswith("hub:"):
+        raise ConfigurationError(
+            f"{detector} is not on this machine, so its calibration needs a place.", "Name a new folder with --out."
+        )
+    if out is not None and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise ConfigurationError(f"{out} is not an empty folder.", "Give a new name as --out.")
+    return out
+
+
+def copy_detector(folder: Path, out: Path) -> None:
+    """Copy a fitted detector without its calibration; the description comes last and makes it whole."""
+    for name in (STATE_FILE, SEEN_FILE, DETECTOR_FILE):
+        if (folder / name).is_file():
+            with atomic_writer(out / name) as handle:
+                handle.write((folder / name).read_bytes())

@@ -1,0 +1,24 @@
+"""Detectors that a command line names by folder or as hub:ORG/NAME."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def detector_folder(named: str | Path) -> Path:
+    """The folder of a fitted detector; one on the hub (`hub:ORG/NAME[@REVISION]`) is fetched into the hub's cache.
+
+    Raises:
+        HarnessError: It cannot be fetched, or is no detector.
+    """
+    from harness.hub.names import is_hub_spec
+
+    if not is_hub_spec(str(named)):
+        return Path(named)
+    from harness.detectors.clean_texts import SEEN_FILE
+    from harness.detectors.decisions import CALIBRATION_FILE, CALIBRATION_SCORES
+    from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE
+    from harness.hub.fetching import fetch
+
+    needed = (DETECTOR_FILE, STATE_FILE)
+    return fetch(str(named), "model", [*needed, SEEN_FILE, CALIBRATION_FILE, CALIBRATION_SCORES], required=needed)
