@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import artifacts, attack, detect, evaluate, options, self_supervised, victim
+from harness.cli import artifacts, attack, detect, evaluate, options, report, self_supervised, victim
 from harness.cli.listing import list_names
 from harness.core.errors import EXIT_CODE, HarnessError
 
@@ -28,6 +28,7 @@ app.add_typer(self_supervised.app, name="ssl")
 app.command("list")(list_names)
 app.command("fetch", no_args_is_help=True)(artifacts.fetch)
 app.command("doctor")(artifacts.doctor)
+app.command("report", no_args_is_help=True)(report.report)
 
 
 def _version(wanted: bool) -> None:

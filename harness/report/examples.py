@@ -1,0 +1,184 @@
+"""Which texts of an evaluation are shown, and what each detector thought of both texts of a pair.
+
+Examples are of the first seed and not chosen by hand: among the texts that fit, first those that most detectors
+scored in both versions, then in order of their row ids, which are hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.report.document import MISSING, Block, Cell, Paragraph, Table, number
+from harness.report.evaluated import Evaluated, EvaluatedDetector
+from harness.report.sources import FoundRows, class_names
+from harness.report.texts import row_example
+
+_SHOWN = {"caught": 2, "missed": 2, "split": 3, "alarm": 2}
+
+TextKey = tuple[str, bool]  # row id, and whether it is the perturbed text
+
+
+class Verdict(NamedTuple):
+    """A detector's score of a text, the share of clean texts with a lower one (ties count half), and its decision."""
+
+    score: float
+    above: float
+    flagged: bool
+
+
+class Judge:
+    """What one detector says of single texts, by the clean texts and the threshold of the first seed.
+
+    A text that another seed drew has its score from there, unless the detector was tuned for each seed.
+    """
+
+    def __init__(self, detector: EvaluatedDetector) -> None:
+        first, *others = detector.samples
+        self.title = detector.title
+        self.threshold = first.threshold
+        self.first = list(zip(first.ids, first.adversarial.tolist(), strict=True))
+        self._clean = np.sort(first.scores[~first.adversarial])
+        self._scores: dict[TextKey, float] = {}
+        for sample in [first, *(one for one in others if not first.tuned and not one.tuned)]:
+            for key, score in zip(
+                zip(sample.ids, sample.adversarial.tolist(), strict=True), sample.scores, strict=True
+            ):
+                self._scores.setdefault(key, float(score))
+
+    def verdict(self, key: TextKey) -> Verdict | None:
+        """What it says of a text; None where it did not score it."""
+        score = self._scores.get(key)
+        if score is None:
+            return None
+        low, high = (int(np.searchsorted(self._clean, score, side=side)) for side in ("left", "right"))
+        return Verdict(score, (low + high) / 2 / max(1, len(self._clean)), score > self.threshold)
+
+
+class Choice(NamedTuple):
+    """Texts of the first seed by how detectors agree, best examples first."""
+
+    caught: list[TextKey]
+    missed: list[TextKey]
+    split: list[TextKey]
+    alarm: list[TextKey]
+    quiet: list[TextKey]
+
+
+def choose(judges: Sequence[Judge]) -> Choice:
+    """Sort the texts of the first seed.
+
+    Args:
+        judges: One a detector.
+
+    Returns:
+        Adversarial texts that every detector flagged that scored them, that none did, and that some did; clean texts
+        that some flagged, and that none did.
+    """
+    found = Choice([], [], [], [], [])
+    votes: dict[TextKey, list[bool]] = {}
+    for key in sorted({key for judge in judges for key in judge.first}):
+        verdicts = [judge.verdict(key) for judge in judges]
+        votes[key] = [verdict.flagged for verdict in verdicts if verdict is not None]
+        flagged, asked = sum(votes[key]), len(votes[key])
+        if key[1]:
+            (found.caught if flagged == asked else found.split if flagged else found.missed).append(key)
+        else:
+            (found.alarm if flagged else found.quiet).append(key)
+
+    def known(key: TextKey) -> tuple[int, int]:
+        other = sum(judge.verdict((key[0], not key[1])) is not None for judge in judges)
+        return -len(votes[key]), -other
+
+    for keys in (found.caught, found.missed, found.quiet):
+        keys.sort(key=lambda key: (known(key), key))
+    # The more even the vote, the more there is to see.
+    found.split.sort(key=lambda key: (known(key), abs(2 * sum(votes[key]) - len(votes[key])), key))
+    found.alarm.sort(key=lambda key: (known(key), -sum(votes[key]), key))
+    return found
+
+
+def example_blocks(one: Evaluated, found: FoundRows) -> list[Block]:
+    """Examples of an evaluated attack.
+
+    Args:
+        one: Its detectors and their scores.
+        found: Its rows.
+    """
+    judges = [Judge(detector) for detector in one.detectors]
+    names = class_names(found.folder)
+    rows = {row.id: row for row in reversed(found.rows)}
+    chosen = choose(judges)
+    sample = one.detectors[0].samples[0]
+    threshold = (
+        "its threshold, which held-out clean texts set for 10 % false positives"
+        if sample.heldout
+        else "its threshold of 10 % false positives, which is set on the sampled clean texts themselves for want of "
+        "held-out ones"
+    )
+    blocks: list[Block] = [
+        Paragraph(
+            f"A detector flags a text with a score above {threshold}. Examples are of seed {sample.seed}; nobody chose "
+            "them: of each kind, those that most detectors scored in both versions, then in order of row ids. Marked "
+            "words are underlined; a character that cannot be seen is shown by its code."
+        ),
+        _agreement(chosen, len(judges)),
+    ]
+    several = len(judges) > 1
+    titles = {
+        "caught": "Adversarial, flagged by every detector" if several else "Adversarial, flagged",
+        "missed": "Adversarial, missed by every detector" if several else "Adversarial, missed",
+        "split": "Adversarial, detectors disagree",
+        "alarm": "Clean, a false alarm",
+    }
+    for kind, title in titles.items():
+        for key in getattr(chosen, kind)[: _SHOWN[kind]]:
+            row = rows[key[0]]
+            # The text that a failed or a successful attack made of a clean one is worth seeing beside it.
+            alone = not key[1] and row.result == "skipped"
+            table = _verdicts(judges, key[0], sample.seed, original_only=alone)
+            blocks.append(row_example(title, row, names, table=table, original_only=alone))
+    return blocks
+
+
+def _agreement(chosen: Choice, detectors: int) -> Table:
+    adversarial = len(chosen.caught) + len(chosen.split) + len(chosen.missed)
+    clean = len(chosen.alarm) + len(chosen.quiet)
+    every, none = ("every detector", "no detector") if detectors > 1 else ("the detector", "the detector not")
+    rows = [
+        [f"Adversarial, flagged by {every}", *_share(len(chosen.caught), adversarial)],
+        ["Adversarial, flagged by some", *_share(len(chosen.split), adversarial)],
+        [f"Adversarial, flagged by {none}", *_share(len(chosen.missed), adversarial)],
+        [f"Clean, flagged by {'some' if detectors > 1 else every}", *_share(len(chosen.alarm), clean)],
+    ]
+    if detectors == 1:
+        rows = [
+            ["Adversarial, flagged", *_share(len(chosen.caught), adversarial)],
+            ["Adversarial, missed", *_share(len(chosen.missed), adversarial)],
+            ["Clean, flagged", *_share(len(chosen.alarm), clean)],
+        ]
+    return Table("How the detectors agree on the texts of the first seed.", ["Texts", "Number", "Percent"], rows)
+
+
+def _share(count: int, of: int) -> tuple[str, str]:
+    return f"{count:,} of {of:,}", f"{100 * count / of:.1f}" if of else MISSING
+
+
+def _verdicts(judges: Sequence[Judge], row_id: str, seed: int, *, original_only: bool) -> Table:
+    versions = [False] if original_only else [False, True]
+    rows = []
+    for judge in judges:
+        cells: list[Cell | str] = [judge.title]
+        for perturbed in versions:
+            verdict = judge.verdict((row_id, perturbed))
+            if verdict is None:
+                cells += [MISSING, MISSING, "not scored"]
+            else:
+                decision = "flagged" if verdict.flagged else "passed"
+                cells += [number(verdict.score), f"{100 * verdict.above:.0f} %", decision]
+        rows.append(cells)
+    groups = [("", 1), ("Original text", 3), ("Perturbed text", 3)][: 1 + len(versions)]
+    columns = ["Detector", *(name for _ in versions for name in ("Score", "Above clean texts", "Decision"))]
+    return Table(f"What detectors thought of row {row_id}.", columns, rows, groups=groups)
