@@ -21,6 +21,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 46
 COLOURS, STROKES = 6, 5
 _MOST_TICKS = 6
 _BINS = 32
+# Beyond it the distance of two numbers may be no number.
+_LARGEST = 1e300
 
 Points = Sequence[tuple[float, float]]
 
@@ -210,7 +212,7 @@ def histogram(
         whole: Whether the values are whole numbers, so that a bin holds as many of them as the next.
     """
     named = [(name, np.asarray(values, dtype=np.float64)) for name, values in groups]
-    kept = [(name, values[np.isfinite(values)]) for name, values in named]
+    kept = [(name, values[np.abs(values) <= _LARGEST]) for name, values in named]
     everything = np.concatenate([values for _, values in kept]) if kept else np.zeros(0)
     if not everything.size:
         everything = np.zeros(1)
@@ -262,8 +264,8 @@ def _bars(axes: _Axes, edges: NDArray[Any], counts: NDArray[np.int64]) -> str:
 
 
 def _finite(one: Series) -> Series:
-    points = [(x, y) for x, y in one.points if math.isfinite(x) and math.isfinite(y)]
-    band = [(x, low, high) for x, low, high in one.band if math.isfinite(low) and math.isfinite(high)]
+    points = [(x, y) for x, y in one.points if abs(x) <= _LARGEST and abs(y) <= _LARGEST]
+    band = [(x, low, high) for x, low, high in one.band if abs(low) <= _LARGEST and abs(high) <= _LARGEST]
     return Series(one.label, points, band, one.note)
 
 
@@ -292,7 +294,7 @@ def _round_ticks(low: float, high: float, *, widen: bool = False) -> list[float]
 
 def _whole_ticks(low: float, high: float, *, widen: bool = False) -> list[float]:
     first, last = math.ceil(low), math.floor(high)
-    rough = max(1, math.ceil((last - first) / (2 * _MOST_TICKS if last - first < 100 else _MOST_TICKS)))
+    rough = max(1, math.ceil((last - first) / (_MOST_TICKS if widen or last - first >= 100 else 2 * _MOST_TICKS)))
     power = 10 ** (len(str(rough)) - 1)
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     if widen:

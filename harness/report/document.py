@@ -18,10 +18,11 @@ MISSING = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: what it says, and the small print below it."""
+    """A table's cell: what it says, the small print below it, and whether it is to be seen first."""
 
     text: str
     small: str = ""
+    strong: bool = False
 
 
 # Cells in a row; a string is a cell too.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.report.document import MISSING, Block, Cell, Paragraph, Table, number
+from harness.report.document import MISSING, Block, Cell, Paragraph, Table, TableRow, number
 from harness.report.evaluated import Evaluated, EvaluatedDetector
 from harness.report.sources import FoundRows, class_names
 from harness.report.texts import row_example
@@ -138,7 +138,7 @@ def example_blocks(one: Evaluated, found: FoundRows) -> list[Block]:
             row = rows[key[0]]
             # The text that a failed or a successful attack made of a clean one is worth seeing beside it.
             alone = not key[1] and row.result == "skipped"
-            table = _verdicts(judges, key[0], sample.seed, original_only=alone)
+            table = _verdicts(judges, key[0], original_only=alone)
             blocks.append(row_example(title, row, names, table=table, original_only=alone))
     return blocks
 
@@ -166,19 +166,19 @@ def _share(count: int, of: int) -> tuple[str, str]:
     return f"{count:,} of {of:,}", f"{100 * count / of:.1f}" if of else MISSING
 
 
-def _verdicts(judges: Sequence[Judge], row_id: str, seed: int, *, original_only: bool) -> Table:
+def _verdicts(judges: Sequence[Judge], row_id: str, *, original_only: bool) -> Table:
     versions = [False] if original_only else [False, True]
-    rows = []
-    for judge in judges:
-        cells: list[Cell | str] = [judge.title]
-        for perturbed in versions:
-            verdict = judge.verdict((row_id, perturbed))
-            if verdict is None:
-                cells += [MISSING, MISSING, "not scored"]
-            else:
-                decision = "flagged" if verdict.flagged else "passed"
-                cells += [number(verdict.score), f"{100 * verdict.above:.0f} %", decision]
-        rows.append(cells)
-    groups = [("", 1), ("Original text", 3), ("Perturbed text", 3)][: 1 + len(versions)]
-    columns = ["Detector", *(name for _ in versions for name in ("Score", "Above clean texts", "Decision"))]
-    return Table(f"What detectors thought of row {row_id}.", columns, rows, groups=groups)
+    rows: list[TableRow] = [
+        [judge.title, *(_told(judge.verdict((row_id, perturbed))) for perturbed in versions)] for judge in judges
+    ]
+    caption = (
+        f"What each detector says of row {row_id}: its decision, its score, and how many clean texts are below it."
+    )
+    return Table(caption, ["Detector", "Original text", "Perturbed text"][: 1 + len(versions)], rows)
+
+
+def _told(verdict: Verdict | None) -> Cell:
+    if verdict is None:
+        return Cell("not scored")
+    small = f"{number(verdict.score)}, above {100 * verdict.above:.0f} %"
+    return Cell("flagged" if verdict.flagged else "passed", small, strong=verdict.flagged)
