@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from harness.text.words import changed_positions, find_words
-
-PieceKind = Literal["plain", "changed", "code"]
 
 # Longer texts are folded: a screen or two is read, more is scrolled past.
 LONG_TEXT = 1200
 _EXCERPT = 400
 
-# What has a picture in Unicode; a line feed and a tab are what they are.
-_PICTURES = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\u2421"}
-# Controls of writing direction, invisible characters, other line breaks, C1 controls, lone surrogates, noncharacters.
-# U+200C and U+200D are left alone: scripts and emoji need them.
-_NAMED = re.compile(
-    "[\u0080-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
+# Control characters but line feed and tab, controls of writing direction, invisible characters, other line breaks, lone
+# surrogates, noncharacters. U+200C and U+200D are left alone: scripts and emoji need them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ufeff\uffa0\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
-_HIDDEN = re.compile(f"[\x00-\x08\x0b-\x1f\x7f]|{_NAMED.pattern}")
 
 
 @dataclass(frozen=True)
@@ -39,12 +33,12 @@ class Piece:
 
 
 def visible(text: str) -> str:
-    """A text in one string: hidden characters as pictures or as codes such as <U+202E>."""
-    return _HIDDEN.sub(lambda found: _shown(found[0], "<{}>".format), text)
+    """A text in one string: hidden characters as codes such as <U+202E>."""
+    return _HIDDEN.sub(lambda found: f"<{_code(found[0])}>", text)
 
 
-def _shown(character: str, code: Callable[[str], str]) -> str:
-    return _PICTURES.get(ord(character)) or code(f"U+{ord(character):04X}")
+def _code(character: str) -> str:
+    return f"U+{ord(character):04X}"
 
 
 def pieces(text: str, positions: Iterable[int] = ()) -> list[Piece]:
@@ -70,7 +64,7 @@ def _split(text: str, *, changed: bool) -> list[Piece]:
     for hidden in _HIDDEN.finditer(text):
         if hidden.start() > end:
             found.append(Piece(text[end : hidden.start()], changed))
-        found.append(Piece(_shown(hidden[0], str), changed, code=True))
+        found.append(Piece(_code(hidden[0]), changed, code=True))
         end = hidden.end()
     return found + ([Piece(text[end:], changed)] if end < len(text) else [])
 

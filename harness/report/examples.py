@@ -6,7 +6,7 @@ scored in both versions, then in order of their row ids, which are hashes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from harness.report.evaluated import Evaluated, EvaluatedDetector
 from harness.report.sources import FoundRows, class_names
 from harness.report.texts import row_example
 
-_SHOWN = {"caught": 2, "missed": 2, "split": 3, "alarm": 2}
+_CAUGHT, _MISSED, _SPLIT, _ALARMS = 2, 2, 3, 2
 
 TextKey = tuple[str, bool]  # row id, and whether it is the perturbed text
 
@@ -65,6 +65,7 @@ class Choice(NamedTuple):
     split: list[TextKey]
     alarm: list[TextKey]
     quiet: list[TextKey]
+    votes: Mapping[TextKey, tuple[int, int]]
 
 
 def choose(judges: Sequence[Judge]) -> Choice:
@@ -75,14 +76,14 @@ def choose(judges: Sequence[Judge]) -> Choice:
 
     Returns:
         Adversarial texts that every detector flagged that scored them, that none did, and that some did; clean texts
-        that some flagged, and that none did.
+        that some flagged, and that none did; and for each text how many flagged it, of how many.
     """
-    found = Choice([], [], [], [], [])
-    votes: dict[TextKey, list[bool]] = {}
+    votes: dict[TextKey, tuple[int, int]] = {}
+    found = Choice([], [], [], [], [], votes)
     for key in sorted({key for judge in judges for key in judge.first}):
         verdicts = [judge.verdict(key) for judge in judges]
-        votes[key] = [verdict.flagged for verdict in verdicts if verdict is not None]
-        flagged, asked = sum(votes[key]), len(votes[key])
+        flags = [verdict.flagged for verdict in verdicts if verdict is not None]
+        flagged, asked = votes[key] = sum(flags), len(flags)
         if key[1]:
             (found.caught if flagged == asked else found.split if flagged else found.missed).append(key)
         else:
@@ -90,13 +91,13 @@ def choose(judges: Sequence[Judge]) -> Choice:
 
     def known(key: TextKey) -> tuple[int, int]:
         other = sum(judge.verdict((key[0], not key[1])) is not None for judge in judges)
-        return -len(votes[key]), -other
+        return -votes[key][1], -other
 
     for keys in (found.caught, found.missed, found.quiet):
         keys.sort(key=lambda key: (known(key), key))
     # The more even the vote, the more there is to see.
-    found.split.sort(key=lambda key: (known(key), abs(2 * sum(votes[key]) - len(votes[key])), key))
-    found.alarm.sort(key=lambda key: (known(key), -sum(votes[key]), key))
+    found.split.sort(key=lambda key: (known(key), abs(2 * votes[key][0] - votes[key][1]), key))
+    found.alarm.sort(key=lambda key: (known(key), -votes[key][0], key))
     return found
 
 
@@ -126,21 +127,31 @@ def example_blocks(one: Evaluated, found: FoundRows) -> list[Block]:
         ),
         _agreement(chosen, len(judges)),
     ]
-    several = len(judges) > 1
-    titles = {
-        "caught": "Adversarial, flagged by every detector" if several else "Adversarial, flagged",
-        "missed": "Adversarial, missed by every detector" if several else "Adversarial, missed",
-        "split": "Adversarial, detectors disagree",
-        "alarm": "Clean, a false alarm",
-    }
-    for kind, title in titles.items():
-        for key in getattr(chosen, kind)[: _SHOWN[kind]]:
-            row = rows[key[0]]
-            # The text that a failed or a successful attack made of a clean one is worth seeing beside it.
-            alone = not key[1] and row.result == "skipped"
-            table = _verdicts(judges, key[0], original_only=alone)
-            blocks.append(row_example(title, row, names, table=table, original_only=alone))
+    for title, key in _titled(chosen, several=len(judges) > 1):
+        row = rows[key[0]]
+        # Of a clean text, what the attack made of it is worth seeing beside it.
+        alone = not key[1] and row.result == "skipped"
+        table = _verdicts(judges, key[0], original_only=alone)
+        blocks.append(row_example(title, row, names, table=table, original_only=alone))
     return blocks
+
+
+def _titled(chosen: Choice, *, several: bool) -> Iterator[tuple[str, TextKey]]:
+    """The texts that are shown, each with its reason."""
+    by_votes = sorted(chosen.split, key=lambda key: (chosen.votes[key][0] / chosen.votes[key][1], key))
+    of = {key: f"{flagged} of {asked} detectors" for key, (flagged, asked) in chosen.votes.items()}
+    # Where detectors are never of one mind, the text that comes nearest.
+    most = [] if chosen.caught else by_votes[-1:]
+    fewest = [] if chosen.missed else [key for key in by_votes[:1] if key not in most]
+    every, none = ("flagged by every detector", "missed by every detector") if several else ("flagged", "missed")
+    yield from ((f"Adversarial, {every}", key) for key in chosen.caught[:_CAUGHT])
+    yield from ((f"Adversarial, flagged by the most: {of[key]}", key) for key in most)
+    yield from ((f"Adversarial, {none}", key) for key in chosen.missed[:_MISSED])
+    yield from ((f"Adversarial, flagged by the fewest: {of[key]}", key) for key in fewest)
+    others = [key for key in chosen.split if key not in (*most, *fewest)]
+    yield from ((f"Adversarial, detectors disagree: flagged by {of[key]}", key) for key in others[:_SPLIT])
+    for key in chosen.alarm[:_ALARMS]:
+        yield f"Clean, a false alarm{f' of {of[key]}' if several else ''}", key
 
 
 def _agreement(chosen: Choice, detectors: int) -> Table:

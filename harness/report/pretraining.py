@@ -41,7 +41,7 @@ def build(run: FinishedRun, attacks: Sequence[Path] | None = None) -> Page:
     if not lines:
         raise DataError(f"{run.folder / METRICS_FILE} holds no readings.")
     layers = [name for name in lines[0] if name.startswith(_LAYER)]
-    loss = [_chart("Loss, weighted sum", [("loss", "loss")], lines)]
+    loss = [_chart("Loss, weighted sum", [("loss", "Loss, weighted sum")], lines)]
     if len(layers) > 1:
         named = [(name, f"layer {name.removeprefix(_LAYER)}") for name in layers]
         loss.append(_chart("Loss of each layer", named, lines))

@@ -41,7 +41,7 @@ def test_every_hidden_character_has_a_sign_of_its_own() -> None:
     signs = [piece.text for piece in pieces(HIDDEN)]
     assert len(set(signs)) == len(HIDDEN)
     assert visible("a\u202eb") == "a<U+202E>b"
-    assert visible("a\x00b\r\n\tc") == "a\u2400b\u240d\n\tc"
+    assert visible("a\x00b\r\n\tc") == "a<U+0000>b<U+000D>\n\tc"
 
 
 def test_emoji_and_scripts_are_left_alone() -> None:

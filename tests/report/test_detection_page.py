@@ -13,7 +13,11 @@ import pandas as pd
 import pytest
 
 from harness.core.files import hash_file
+from harness.core.runs import Run
+from harness.evaluation.detection import EvaluationSettings
+from harness.evaluation.runs import EvaluationRequest, run_evaluation
 from harness.report.page import write_report
+from harness.text.adversarial import ROWS_FILE, write_rows
 
 TITLES = {"MSP": "msp", "MLE": "mle", "KNN (layer 1)": "knn:layer=1", "KNN (layer 3)": "knn:layer=3"}
 
@@ -112,12 +116,15 @@ def test_examples_are_of_the_kinds_that_their_titles_say(page: Any, evaluated: P
         found = [verdicts(evaluated, name, row_id, perturbed=perturbed) for name in TITLES]
         flags = [verdict[2] for verdict in found if verdict is not None]
         assert len(flags) == 4
-        kinds.add(title)
+        kinds.add(title.split(":")[0].split(" of ")[0])
+        told = f"{sum(flags)} of 4 detectors"
         wanted = {
             "Adversarial, flagged by every detector": all(flags),
             "Adversarial, missed by every detector": not any(flags),
-            "Adversarial, detectors disagree": any(flags) and not all(flags),
-            "Clean, a false alarm": any(flags),
+            f"Adversarial, detectors disagree: flagged by {told}": any(flags) and not all(flags),
+            f"Adversarial, flagged by the most: {told}": any(flags) and not all(flags),
+            f"Adversarial, flagged by the fewest: {told}": any(flags) and not all(flags),
+            f"Clean, a false alarm of {told}": any(flags),
         }
         assert wanted[title]
     assert len(kinds) >= 3
@@ -192,3 +199,29 @@ def test_the_page_holds_the_command_where_the_run_knows_it(
     assert "harness eval detect --attacks 'a <b> c'" in page.text
     assert [row[1] for row in page.table("Versions")[1:] if row[0] == "torch"] == [manifest["versions"]["torch"]]
     assert hash_file(run / "scores.parquet") in page.text
+
+
+def test_two_attacks_that_share_their_names_are_told_apart(
+    evaluation: Any, tmp_path: Path, read_page: Callable[[Path], Any]
+) -> None:
+    half = tmp_path / "half"
+    with Run(half, "attack run", {"half": True}) as made:
+        write_rows(made.path(ROWS_FILE), evaluation.rows[:110])
+        made.finish([ROWS_FILE], sources=json.loads((evaluation.attack / "manifest.json").read_text())["sources"])
+    chosen = EvaluationSettings(replicates=20, seeds=(0,), scenario="s2")
+    run = tmp_path / "run"
+    outcome = run_evaluation(EvaluationRequest([evaluation.attack, half], ["msp", "mle"], {}, chosen), run)
+    both = [evaluation.attack, half]
+    page = read_page(write_report(run, attacks=both[::-1]).path)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    tables = [rows for caption, rows in page.tables if caption.startswith("made up on toy")]
+    for rows, table in zip(tables, outcome.tables, strict=True):
+        told = {row[0]: row[1].split(" | ")[0] for row in rows[1:]}
+        assert told == {row["detector"]: f"{100 * row['metrics']['auc']['value']:.1f}" for row in table.rows}
+    agreed = [rows[1][1].split(" of ")[1] for caption, rows in page.tables if caption.startswith("How the detectors")]
+    assert agreed == [str(outcome.rows[place]["n_adversarial"]) for place in (0, 2)]
+    shutil.rmtree(half)
+    written = write_report(run)
+    assert len(written.notes) == 1
+    assert len([caption for caption, _ in read_page(written.path).tables if caption.startswith("How the")]) == 1
