@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "harness.detectors": {"harness.core", "harness.text"},
     "harness.evaluation": {"harness.core", "harness.text", "harness.detectors"},
     "harness.leaderboard": {"harness.core"},
+    "harness.report": {"harness.core", "harness.text", "harness.detectors", "harness.evaluation"},
     "harness.hub": {"harness.core"},
     "textadv": {"harness.core", "harness.text"},
     "sdssl": {"harness.core"},

@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 
 import harness
-from harness.cli import artifacts, attack, detect, evaluate, leaderboard, options, pushing, self_supervised, victim
+from harness.cli import (
+    artifacts,
+    attack,
+    detect,
+    evaluate,
+    leaderboard,
+    options,
+    pushing,
+    report,
+    self_supervised,
+    victim,
+)
 from harness.cli.listing import list_names
 from harness.cli.visible import visible
 from harness.core.errors import EXIT_CODE, HarnessError
@@ -31,6 +42,7 @@ app.add_typer(leaderboard.app, name="leaderboard")
 app.command("list")(list_names)
 app.command("fetch", no_args_is_help=True)(artifacts.fetch)
 app.command("doctor")(artifacts.doctor)
+app.command("report", no_args_is_help=True)(report.report)
 pushing.register(attack.app, detect.app, self_supervised.app)
 
 

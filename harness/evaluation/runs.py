@@ -113,7 +113,8 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
                 evaluate_attack(attack, specs, request.parameters, request.settings, run.id, folders, tune_attack)
                 for attack in attacks
             ]
-            run.finish(_write(run, results, request.settings), seeds=list(request.settings.seeds))
+            outputs = _write(run, results, request.settings)
+            run.finish(outputs, seeds=list(request.settings.seeds), sources=_sources(request))
         kept = read_results(run.folder)
     return EvaluationOutcome(run.folder, [_table(found) for found in kept], [row for f in kept for row in f["rows"]])
 
@@ -123,6 +124,11 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     manifest = read_json(folder / MANIFEST)
     found: list[dict[str, Any]] = read_json(folder / RESULTS_FILE)
     return [{**one, "rows": [with_provenance(row, manifest) for row in one["rows"]]} for one in found]
+
+
+def _sources(request: EvaluationRequest) -> dict[str, Any]:
+    """Where the attacks lie, for a later command that shows their texts; their hashes are in the configuration."""
+    return {"attacks": [str(folder.expanduser().resolve()) for folder in map(Path, request.attacks)]}
 
 
 def _identity(attack: EvaluatedAttack) -> dict[str, Any]:
