@@ -233,7 +233,7 @@ def histogram(
     if not everything.size:
         everything = np.zeros(1)
     low, high = _apart(float(everything.min()), float(everything.max()))
-    log = bool(everything.min() > 0 and everything.max() / everything.min() > 50)
+    log = bool(everything.min() > 0 and everything.max() / 50 > everything.min())
     edges: NDArray[Any]
     if log:
         edges = np.geomspace(low, high, _BINS + 1)
