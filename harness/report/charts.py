@@ -7,7 +7,7 @@ series for those who do not see it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,6 +90,22 @@ class Chart:
     right: int = WIDTH - RIGHT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+
+def percent_series(label: str, found: Sequence[tuple[int, Mapping[str, float | None]]]) -> Series:
+    """A line of shares by layer, in percent, with its intervals.
+
+    Args:
+        label: Its name.
+        found: Layers in order, each with `value`, `low` and `high`.
+    """
+    points = [(float(layer), 100 * (one["value"] or 0.0)) for layer, one in found]
+    band = [
+        (float(layer), 100 * low, 100 * high)
+        for layer, one in found
+        if (low := one["low"]) is not None and (high := one["high"]) is not None
+    ]
+    return Series(label, points, band if len(band) == len(points) > 1 else ())
 
 
 class _Axes:
@@ -217,7 +233,7 @@ def histogram(
     if not everything.size:
         everything = np.zeros(1)
     low, high = _apart(float(everything.min()), float(everything.max()))
-    log = bool(everything.min() > 0 and everything.max() / everything.min() > 50)
+    log = bool(everything.min() > 0 and everything.max() / 50 > everything.min())
     edges: NDArray[Any]
     if log:
         edges = np.geomspace(low, high, _BINS + 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.errors import ConfigurationError
 from harness.evaluation.metrics import roc_points
-from harness.report.charts import Series, histogram, line_chart
+from harness.report.charts import Series, histogram, line_chart, percent_series
 from harness.report.document import (
     MISSING,
     Block,
@@ -290,22 +290,6 @@ def _layers(one: Evaluated) -> list[Block]:
         if series:
             charts.append(line_chart(title, series, x_label="layer", y_label="percent", layers=True, marks=True))
     return [Paragraph("Means over seeds, with 95 % intervals."), Charts(charts)] if charts else []
-
-
-def percent_series(label: str, found: Sequence[tuple[int, Mapping[str, float | None]]]) -> Series:
-    """A line of shares by layer, in percent, with its intervals.
-
-    Args:
-        label: Its name.
-        found: Layers in order, each with `value`, `low` and `high`.
-    """
-    points = [(float(layer), 100 * (one["value"] or 0.0)) for layer, one in found]
-    band = [
-        (float(layer), 100 * low, 100 * high)
-        for layer, one in found
-        if (low := one["low"]) is not None and (high := one["high"]) is not None
-    ]
-    return Series(label, points, band if len(band) == len(points) > 1 else ())
 
 
 def _without_layer(spec: str) -> str:

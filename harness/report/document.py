@@ -76,11 +76,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Charts:
-    """Pictures beside each other, and one legend for all of them where they share it."""
+    """Pictures beside each other."""
 
     kind: ClassVar[str] = "charts"
     charts: Sequence[Chart]
-    note: str = ""
 
 
 @dataclass(frozen=True)

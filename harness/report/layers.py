@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.errors import DataError
 from harness.core.files import read_json
-from harness.report.charts import Series, line_chart
+from harness.report.charts import Series, line_chart, percent_series
 from harness.report.document import MISSING, Block, Cell, Charts, Fold, Notes, Page, Paragraph, Section, Table
 from harness.report.document import number as _number
 from harness.report.document import percent as _percent
@@ -78,7 +78,7 @@ def _curves(row: Mapping[str, Any]) -> list[Block]:
     charts = []
     for pooling in _names(row, "pooling"):
         found = {name: _at(row, name, pooling) for name in _names(row, "protocol")}
-        series = [_series(name, layers) for name, layers in found.items() if len(layers) > 1]
+        series = [percent_series(name, list(layers.items())) for name, layers in found.items() if len(layers) > 1]
         if series:
             charts.append(
                 line_chart(
@@ -88,16 +88,6 @@ def _curves(row: Mapping[str, Any]) -> list[Block]:
     if not charts:
         return []
     return [Paragraph("Top-1 accuracy by layer; bands are 95 % intervals."), Charts(charts)]
-
-
-def _series(name: str, layers: Mapping[int, Mapping[str, Any]]) -> Series:
-    points = [(float(layer), 100 * top1["value"]) for layer, top1 in layers.items()]
-    band = [
-        (float(layer), 100 * top1["low"], 100 * top1["high"])
-        for layer, top1 in layers.items()
-        if top1["low"] is not None and top1["high"] is not None
-    ]
-    return Series(name, points, band if len(band) == len(points) else ())
 
 
 def _readings(row: Mapping[str, Any]) -> list[Block]:

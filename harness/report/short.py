@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.core.files import read_json
 from harness.detectors.fitting import DETECTOR_FILE
-from harness.report.document import Cell, Page, Section, Table, percent, span
+from harness.report.document import Cell, Page, Section, Table, TableRow, percent, span
 from harness.report.finished import FinishedRun
 from harness.text.training import VICTIM_FACTS
 
@@ -20,7 +21,7 @@ def build(run: FinishedRun, attacks: Sequence[Path] | None = None) -> Page:
     """The page of a run of `victim train` or `detect fit`."""
     trains = run.command == "victim train"
     facts = dict(read_json(run.output(VICTIM_FACTS if trains else DETECTOR_FILE)))
-    lines: list[list[Cell | str]] = []
+    lines: list[TableRow] = []
     if trains and isinstance(facts.get("accuracy"), float):
         low, high = facts.get("accuracy_low"), facts.get("accuracy_high")
         lines.append(["Accuracy on held-out texts, %", Cell(percent(facts["accuracy"]), span(low, high))])
@@ -33,8 +34,11 @@ def build(run: FinishedRun, attacks: Sequence[Path] | None = None) -> Page:
     return Page(f"{kind}: {run.name}", f"Run of harness {run.command}", [Section("facts", "Facts", [table])])
 
 
-def _lines(facts: Mapping[str, Any], prefix: str = "") -> list[list[Cell | str]]:
-    return [
-        [f"{prefix}{name}".replace("_", " "), "none" if value is None else str(value)]
-        for name, value in sorted(facts.items())
-    ]
+def _lines(facts: Mapping[str, Any], prefix: str = "") -> list[TableRow]:
+    return [[f"{prefix}{name}".replace("_", " "), _told(value)] for name, value in sorted(facts.items())]
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

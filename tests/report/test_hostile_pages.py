@@ -34,6 +34,8 @@ def test_nothing_runs_and_no_element_is_made(name: str, pages: dict[str, Path], 
     handlers = "[...document.querySelectorAll('*')].flatMap(e => [...e.attributes]).map(a => a.name)"
     assert not [name for name in page.evaluate(handlers) if name.startswith("on") or name == "style"]
     shown = page.evaluate("document.body.textContent")
+    hidden = {c for c in pages[name].read_text(encoding="utf-8") if c not in "\n\t" and ord(c) < 32}
+    assert not hidden | {c for c in shown + page.title() if c in "\u202e\u202c\u2067\u200b\u00ad\ufeff\u2028\x7f"}
     assert "<script>window.ran = 'text'</script>" in shown
     assert "</script></style></title></textarea><img src=x onerror=\"window.ran='image'\">" in shown
     assert "{{ 7 * 7 }} {% raw %} &lt;i&gt; &#60;u&#62; <!-- a comment" in shown
