@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".parquet", ".safetensors", ".png")
-CANARY = "hf_CanaryThatMustNotSing0123456789"
+CANARY = "api_org_CanaryThatMustNotSing0123456789"  # not of the form that is known by sight
 RIGHTS = {"hf_writer": {"me", "my-team"}, CANARY: {"me"}, "hf_reader": set()}
 
 
@@ -74,7 +74,7 @@ class Fault:
     Attributes:
         status: Answered instead.
         headers: Of that answer.
-        body: Of that answer; the request's own Authorization header stands for `{auth}`, here and in headers.
+        body: Of that answer; the request's own token stands for `{token}`, here and in headers.
         drop: Break the connection: "before" the request is acted on, in the "middle" of its body, or "after".
         change: What to make of an uploaded body, so that its hash is wrong.
         do: Called before all that, while the client waits.
@@ -236,9 +236,9 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.drop == "before":
             raise Drop
         if fault is not None and fault.status:
-            auth = self.headers.get("Authorization", "none")
-            headers = {name: value.replace("{auth}", auth) for name, value in fault.headers.items()}
-            return Answer(fault.status, fault.body.replace("{auth}", auth).encode(), **headers)
+            token = self.headers.get("Authorization", "none").removeprefix("Bearer ")
+            headers = {name: value.replace("{token}", token) for name, value in fault.headers.items()}
+            return Answer(fault.status, fault.body.replace("{token}", token).encode(), **headers)
         if fault is not None and fault.change is not None:
             body = fault.change(body)
         try:
