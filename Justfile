@@ -20,13 +20,14 @@ setup:
     rm -f .venv/.installed-*
     touch "$stamp"
 
-# Attack, detect and evaluate on the embedded texts and encoder.
+# Attack, detect, evaluate and report on the embedded texts and encoder.
 demo: setup
     {{ harness }} attack run --dataset embedded --victim embedded --recipe pwws --split test --limit 120 --seed 0 --out runs/demo/attack
     {{ harness }} attack show runs/demo/attack --examples 3
     {{ harness }} detect fit --victim embedded --dataset embedded --limit 2000 --detector rde --out runs/demo/rde
     printf '%s\n' 'a warm and funny film' 'a tepid and peculiar flick' | {{ harness }} detect score runs/demo/rde - --out -
     {{ harness }} eval detect --attacks runs/demo/attack --detector rde rde-empirical mle msp --train-limit 2000 --scenario s2 --seeds 0,1,2 --out runs/demo/eval --leaderboard runs/demo/leaderboard
+    {{ harness }} report runs/demo/eval
 
 # Train a tiny ViT on scans of digits, plain and self-distilled, and read every layer of both.
 demo-ssl: setup
