@@ -17,16 +17,10 @@ def register(app: typer.Typer) -> None:
 
 
 def release(
-    source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="An attack's run folder, a suite's, or a folder of attack runs.")
-    ],
+    source: options.AttackRuns,
     out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
-    with_texts: Annotated[
-        bool, typer.Option("--with-texts", help="Include texts whose licence does not grant it: you have the right.")
-    ] = False,
-    licence: Annotated[
-        str | None, typer.Option("--license", help="Licence of what the set adds to the texts, such as cc-by-4.0.")
-    ] = None,
+    with_texts: options.WithTexts = False,
+    licence: options.Licence = None,
     repo: Annotated[
         str | None, typer.Option(metavar="ORG/NAME", help="Where it will be published, for the card.")
     ] = None,

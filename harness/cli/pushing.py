@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli import options
+
 if TYPE_CHECKING:
     from harness.hub.names import Kind
 
@@ -26,19 +28,13 @@ def register(attack: typer.Typer, detect: typer.Typer, ssl: typer.Typer) -> None
 
 
 def push_attacks(
-    source: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An attack's run folder, a suite's, or a folder of attack runs.")
-    ],
+    source: options.AttackRuns,
     repo: Repo,
     public: Public = False,
     update: Update = False,
     dry_run: DryRun = False,
-    with_texts: Annotated[
-        bool, typer.Option("--with-texts", help="Include texts whose licence does not grant it: you have the right.")
-    ] = False,
-    licence: Annotated[
-        str | None, typer.Option("--license", help="Licence of what the set adds to the texts, such as cc-by-4.0.")
-    ] = None,
+    with_texts: options.WithTexts = False,
+    licence: options.Licence = None,
 ) -> None:
     """Publish attacks as a dataset that `datasets.load_dataset` opens.
 
