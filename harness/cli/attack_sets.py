@@ -45,7 +45,7 @@ def release(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a set.")],
+    folder: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a set, or hub:ORG/NAME.")],
     out: Annotated[
         Path, typer.Option("--out", help="The run folder to make; of more configurations, the folder of theirs.")
     ],
@@ -65,10 +65,11 @@ def restore(
     label_column: options.LabelColumn = None,
 ) -> None:
     """Rebuild attack runs of a set from your own copy of the corpus; every text is checked by its hash."""
+    from harness.cli.hub_folders import set_folder
     from harness.text.release.restoring import restore_attacks
 
     for restored in restore_attacks(
-        folder,
+        set_folder(folder),
         out,
         dataset=dataset,
         configuration=configuration,

@@ -62,7 +62,7 @@ def test_release_says_what_it_made(
     assert "4 files" in said.out
     assert "left out: half" in said.err
     assert "license: cc0-1.0" in (tmp_path / "set" / "README.md").read_text()
-    assert "hf download org/x" in (tmp_path / "set" / "README.md").read_text()
+    assert "harness attack restore hub:org/x " in (tmp_path / "set" / "README.md").read_text()
 
 
 def test_a_restored_run_is_shown_compared_and_evaluated_like_any_other(

@@ -92,6 +92,8 @@ def test_what_is_pushed_opens_in_the_clients_that_people_have(
         ["detect", "fit", *data, "--detector", "mle", "--out", "detector"],
         ["ssl", "train", "--objective", "simclr", "--data", str(pictures), *sizes, "--out", "encoder"],
         ["attack", "push", "attack", "my-team/attacks", "--with-texts"],
+        ["attack", "push", "attack", "my-team/edits"],
+        ["attack", "restore", "hub:my-team/edits", "--dataset", str(texts), "--out", "restored"],
         ["detect", "push", "detector", "my-team/detector"],
         ["ssl", "push", "encoder", "my-team/encoder"],
         ["detect", "score", "detector", str(lines), "--out", "here.csv"],
@@ -101,6 +103,8 @@ def test_what_is_pushed_opens_in_the_clients_that_people_have(
     made = python(RUN, json.dumps(commands))
     assert made.returncode == 0, made.stderr[-3000:]
     assert (tmp_path / "here.csv").read_text() == (tmp_path / "there.csv").read_text()
+    rows = [(tmp_path / run / "adversarial.parquet").read_bytes() for run in ("attack", "restored")]
+    assert rows[0] == rows[1]
     weights = safetensors.numpy.load(hub.repos["model", "my-team/encoder"].commits[-1].files["model.safetensors"].data)
     held = sum(np.abs(value.astype(np.float64)).sum() for value in weights.values())
     read = python(READ)

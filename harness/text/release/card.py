@@ -79,10 +79,11 @@ def attack_command(name: str, facts: Mapping[str, Any]) -> str:
     return shlex.join(["harness", "attack", "run", *given])
 
 
-def restore_command(name: str, facts: Mapping[str, Any]) -> str:
-    """The command that makes a run folder of a configuration, from a set that lies in the folder SET."""
+def restore_command(name: str, facts: Mapping[str, Any], repo: str | None) -> str:
+    """The command that makes a run folder of a configuration, from a set on the Hub or in the folder SET."""
     corpus = ["--dataset", _dataset_argument(facts)] if facts["texts"] == "withheld" else []
-    return shlex.join(["harness", "attack", "restore", "SET", *corpus, "--config", name, "--out", f"runs/{name}"])
+    where = f"hub:{repo}" if repo else "SET"
+    return shlex.join(["harness", "attack", "restore", where, *corpus, "--config", name, "--out", f"runs/{name}"])
 
 
 def _dataset_argument(facts: Mapping[str, Any]) -> str:
@@ -126,7 +127,7 @@ def _context(description: Mapping[str, Any], repo: str | None, licence: str | No
         "versions": sorted({one["textattack_version"] or "not known" for one in facts}),
         "commands": [command for _, command in commands if command],
         "imported": [name for name, command in commands if not command],
-        "restore": restore_command(*next(iter(configurations.items()))),
+        "restore": restore_command(*next(iter(configurations.items())), repo),
         "first": next(iter(configurations)),
         "first_split": next(iter(facts[0]["splits"])),
         "pretty": f"Adversarial texts: {', '.join(sorted(corpora))}",
