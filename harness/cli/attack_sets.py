@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def release(
-    source: options.AttackRuns,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="An attack's run folder, a suite's, or a folder of attack runs.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
     with_texts: options.WithTexts = False,
     licence: options.Licence = None,

@@ -38,9 +38,6 @@ Layer = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one forward of the victim.")]
 
-AttackRuns = Annotated[
-    Path, typer.Argument(metavar="SOURCE", help="An attack's run folder, a suite's, or a folder of attack runs.")
-]
 WithTexts = Annotated[
     bool, typer.Option("--with-texts", help="Include texts whose licence does not grant it: you have the right.")
 ]

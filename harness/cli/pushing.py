@@ -28,7 +28,13 @@ def register(attack: typer.Typer, detect: typer.Typer, ssl: typer.Typer) -> None
 
 
 def push_attacks(
-    source: options.AttackRuns,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="An attack's run folder, a suite's, a folder of attack runs, or what `harness attack release` made.",
+        ),
+    ],
     repo: Repo,
     public: Public = False,
     update: Update = False,
@@ -40,9 +46,19 @@ def push_attacks(
 
     The token comes from HF_TOKEN or `hf auth login`.
     """
+    from harness.core.errors import ConfigurationError
     from harness.text.release import stage_attacks
+    from harness.text.release.released import is_released, stage_released
+
+    if is_released(source) and (with_texts or licence):
+        raise ConfigurationError(
+            f"the set in {source} is made already, so it is published as it is.",
+            "Give --with-texts and --license to `harness attack release`.",
+        )
 
     def stage(folder: Path) -> list[str]:
+        if is_released(source):
+            return stage_released(source, folder)
         return stage_attacks(source, folder, repo=repo, with_texts=with_texts, licence=licence)
 
     _push(stage, repo, "dataset", public, update, dry_run)

@@ -213,6 +213,7 @@ def stage(run, staging, *, repo=None, **_):
     return ["README.md", "data/test.parquet"]
 
 sys.modules["harness.text.release"] = types.SimpleNamespace(stage_attacks=stage)
+sys.modules["harness.text.release.released"] = types.SimpleNamespace(is_released=lambda _: False, stage_released=stage)
 sys.modules["harness.detectors.publishing"] = types.SimpleNamespace(stage_detector=stage)
 sys.modules["sdssl.publishing"] = types.SimpleNamespace(stage_encoder=stage)
 codes = []

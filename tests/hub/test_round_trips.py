@@ -8,6 +8,7 @@ import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,8 @@ def test_what_is_pushed_opens_in_the_clients_that_people_have(
         ["attack", "push", "attack", "my-team/attacks", "--with-texts"],
         ["attack", "push", "attack", "my-team/edits"],
         ["attack", "restore", "hub:my-team/edits", "--dataset", str(texts), "--out", "restored"],
+        ["attack", "release", "attack", "--with-texts", "--repo", "my-team/attacks", "--out", "set"],
+        ["attack", "push", "set", "my-team/set"],
         ["detect", "push", "detector", "my-team/detector"],
         ["ssl", "push", "encoder", "my-team/encoder"],
         ["detect", "score", "detector", str(lines), "--out", "here.csv"],
@@ -105,6 +108,9 @@ def test_what_is_pushed_opens_in_the_clients_that_people_have(
     assert (tmp_path / "here.csv").read_text() == (tmp_path / "there.csv").read_text()
     rows = [(tmp_path / run / "adversarial.parquet").read_bytes() for run in ("attack", "restored")]
     assert rows[0] == rows[1]
+    pushed, released = (hub.repos["dataset", f"my-team/{name}"].commits[-1].files for name in ("attacks", "set"))
+    assert pushed == released
+    assert "data" in {name.partition("/")[0] for name in pushed}
     weights = safetensors.numpy.load(hub.repos["model", "my-team/encoder"].commits[-1].files["model.safetensors"].data)
     held = sum(np.abs(value.astype(np.float64)).sum() for value in weights.values())
     read = python(READ)
@@ -116,3 +122,25 @@ def test_what_is_pushed_opens_in_the_clients_that_people_have(
     assert found["weights"] == pytest.approx(held)
     assert hub.unknown == []
     assert all(repo.private and len(repo.commits) == 2 for repo in hub.repos.values())
+
+
+def test_a_set_that_was_changed_is_not_published(
+    texts: Path, tiny_victim_folder: Callable[..., Path], main: Callable[..., int], tmp_path: Path, capsys: Any
+) -> None:
+    attack, made = tmp_path / "attack", tmp_path / "set"
+    data = ["--victim", tiny_victim_folder("bert"), "--dataset", texts]
+    assert main("attack", "run", *data, "--recipe", "pwws", "--limit", 3, "--out", attack) == 0
+    assert main("attack", "release", attack, "--out", made) == 0
+    (made / "notes.txt").write_text("mine")
+    assert main("attack", "push", made, "me/it", "--with-texts", "--dry-run") == 2
+    assert "is made already" in capsys.readouterr().err
+    assert main("attack", "push", made, "me/it", "--dry-run") == 0
+    listed = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[:-1]]
+    (parquet,) = (name for name in listed if name.endswith(".parquet"))
+    assert listed == sorted(["DATASHEET.md", "README.md", parquet, "release.json"])
+    (made / parquet).write_bytes((made / parquet).read_bytes() + b" ")
+    assert main("attack", "push", made, "me/it", "--dry-run") == 2
+    assert "is not the file that release.json describes" in capsys.readouterr().err
+    (made / parquet).unlink()
+    assert main("attack", "push", made, "me/it", "--dry-run") == 2
+    assert "has no file data/" in capsys.readouterr().err
