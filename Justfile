@@ -35,7 +35,7 @@ demo-ssl: setup
 
 # Run the default test suite, a file a process, on two processes; arguments go to pytest.
 test *arguments: setup
-    {{ python }} -m pytest -m "not slow" -n 2 --dist loadfile {{ arguments }}
+    {{ python }} -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder {{ arguments }}
 
 # Run the tests that take minutes.
 test-slow: setup

@@ -50,6 +50,19 @@ HarnessMain = Callable[..., int]
 VictimFolder = Callable[..., Path]
 
 
+# Files of few and long tests. Two processes take files in this order, and one that began last would be waited for.
+LONG_FILES = (
+    "textadv/test_ray_workers.py",
+    "docs/test_commands.py",
+    "sdssl/test_distributed.py",
+    "docs/test_add_ons.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG_FILES))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHE, ignore_errors=True)
 
