@@ -32,6 +32,10 @@ def train(
         Path | None,
         typer.Option(help="Word vectors for `wordcnn` and `lstm` to start from: an .npz file or its folder."),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="PyTorch threads: another number gives other weights; by default all cores."),
+    ] = None,
     seed: options.Seed = 0,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
@@ -64,6 +68,11 @@ def train(
         "heldout_hash": data.heldout.hash,
         **asdict(settings),
     }
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+        config["threads"] = threads
     with Run(out, "victim train", config) as run:
         if run.finished:
             facts = read_json(run.path(VICTIM_FACTS))

@@ -106,7 +106,8 @@ class Suite:
 
 def _minilm(dataset: str, limit: int | None) -> tuple[SuiteVictim, ...]:
     rows = () if limit is None else ("--limit", str(limit))
-    train = ("--encoder", "embedded", *rows, "--max-length", "128")
+    # The weights depend on the number of threads: with the machine's own number nobody could make them again.
+    train = ("--encoder", "embedded", *rows, "--max-length", "128", "--threads", "1")
     return (SuiteVictim(f"minilm-{dataset}", train),)
 
 

@@ -68,6 +68,7 @@ def test_the_offline_grid():
             ("sst2", "ag_news", "imdb", "mr"), ("pwws", "textfooler", "deepwordbug", "bae"), ("reg", "far")
         )
     }
+    assert {value(step, "--threads") for step in (*victims, *attacks)} == {"1"}  # or nobody makes the same again
     assert len(attacks) == 32
     assert {step.name for step in attacks} == names
     assert {step.name for step in cells} == {f"{name}-{end}" for name in names for end in ("s1", "s1-dear", "matched")}

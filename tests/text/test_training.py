@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -215,9 +216,13 @@ def test_the_command_trains_a_word_model(main: Callable[..., int], tmp_path: Pat
     assert (config["epochs"], config["encoder_hash"], len(config["vectors_hash"])) == (1, None, 64)
     assert "64 held-out texts (validation)" in capsys.readouterr().out
     assert Victim.load(str(tmp_path / "run"), device="cpu").width(0) == 6
-    # Other vectors, other held-out texts: another victim.
+    # Other vectors, threads, held-out texts: another victim.
     assert main(*arguments, "--epochs", 1) == 2
     assert "vectors_hash" in capsys.readouterr().err
+    torch.set_num_threads(2)
+    assert main(*arguments, "--vectors", tmp_path / "v.npz", "--epochs", 1, "--threads", 1) == 2
+    assert torch.get_num_threads() == 1
+    assert "threads" in capsys.readouterr().err
     (tmp_path / "data" / "validation.csv").write_text("text,label\nbad,0\ngood,1\n")
     assert main(*arguments, "--vectors", tmp_path / "v.npz", "--epochs", 1) == 2
     assert "heldout_hash" in capsys.readouterr().err
