@@ -116,6 +116,12 @@ def suite(made: StandIns, path: Path) -> None:
     made.run("attack", "run", *given, "--out", path / "attacks" / "sst2-pwws-reg")
 
 
+def evaluation(made: StandIns, path: Path) -> None:
+    protocol = ("--scenario", "s2", "--seeds", "0,1", "--replicates", 20)
+    attack = made.made("runs/minilm-sst2-pwws")
+    made.run("eval", "detect", "--attacks", attack, "--detector", "mle", "msp", *protocol, "--out", path)
+
+
 def log(made: StandIns, path: Path) -> None:
     made.run("attack", "export", made.made("runs/attack"), "--out", path)
 
@@ -153,6 +159,7 @@ STAND_INS: dict[str, Callable[[StandIns, Path], None]] = {
     **dict.fromkeys(("runs/rde", "runs/rde-sst2"), lambda made, path: made.detector(path, "rde", "--components", 20)),
     "runs/msp": lambda made, path: made.detector(path, "msp"),
     "runs/knn": lambda made, path: made.detector(path, "knn"),
+    "runs/sst2-s1": evaluation,
     "leaderboards/": ssl_rows,
     **dict.fromkeys(("runs/sd", "runs/byol", "runs/my-encoder"), encoder("--self-distill")),
 }

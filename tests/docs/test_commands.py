@@ -35,6 +35,7 @@ RUN_ELSEWHERE = {
     r"harness attack run .*--workers \d+ ": "tests/textadv/test_ray_workers.py",
     r"harness attack run .*--recipe textfooler ": "tests/textadv/test_engine.py",
     r"harness (attack|detect) push (?!.*--dry-run)": "tests/hub/test_publishing.py",
+    r"harness attack restore attacks/sets/offline ": "tests/text/release/test_offline_set.py",
     r"harness attack restore hub:": "tests/hub/test_round_trips.py",
     r"harness ssl push ": "tests/sdssl/test_publishing.py",
     r"harness detect .*hub:": "tests/hub/test_fetching.py",

@@ -1,0 +1,52 @@
+"""The set of the suite `offline` in `attacks/sets`: whole, opened by `datasets`, and of the corpora that it names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.evaluation.suites import OFFLINE
+from harness.text.adversarial import read_rows
+from harness.text.release.description import checked_file, read_description
+from harness.text.release.restoring import restore_attacks
+
+SET = Path(__file__).resolve().parents[3] / "attacks" / "sets" / "offline"
+
+pytestmark = pytest.mark.skipif(not SET.is_dir(), reason="the set lies in a checkout only")
+
+
+def test_it_is_whole_and_every_configuration_opens(tmp_path: Path) -> None:
+    import datasets
+
+    configurations = read_description(SET)["configurations"]
+    assert set(datasets.get_dataset_config_names(str(SET))) == set(configurations)
+    for name, facts in configurations.items():
+        assert facts["texts"] == "withheld"
+        loaded = datasets.load_dataset(str(SET), name, cache_dir=str(tmp_path))
+        assert {split: len(rows) for split, rows in loaded.items()} == {
+            split: part["rows"] for split, part in facts["splits"].items()
+        }
+        for part in facts["splits"].values():
+            checked_file(SET, part)
+
+
+def test_its_attacks_are_those_of_the_suite() -> None:
+    recipes = {family.recipe for family in OFFLINE.families}
+    texts = {dataset.name: dataset.texts for dataset in OFFLINE.datasets}
+    for facts in read_description(SET)["configurations"].values():
+        assert facts["recipe"]["name"] in recipes
+        assert facts["counts"]["rows"] == texts[facts["dataset"]["name"]]
+        assert facts["goal"]["min_confidence"] in (None, 0.9)
+
+
+@pytest.mark.parametrize("dataset", ["sst2", "ag_news", "mr"])
+def test_its_texts_come_back_from_the_corpus(dataset: str, shared_data: Path, tmp_path: Path) -> None:
+    restored = restore_attacks(SET, tmp_path / "runs", dataset=str(shared_data / "text" / dataset))
+    assert restored
+    for one in restored:
+        assert (one.missing, one.withheld, one.moved, one.other_labels) == ([], [], 0, 0)
+        manifest = json.loads((one.folder / "manifest.json").read_text())
+        assert manifest["status"] == "complete"
+        assert len(read_rows(one.folder)) == len(one.rows)
