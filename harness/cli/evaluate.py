@@ -39,6 +39,10 @@ def detect(
     suite: Annotated[str | None, typer.Option(help="A whole grid instead of --attacks: offline or rde-2022.")] = None,
     data: Annotated[Path | None, typer.Option(help="Of a suite: a folder with a folder a dataset.")] = None,
     artifacts: options.Artifacts = None,
+    attack_set: Annotated[
+        str | None,
+        typer.Option(metavar="SET", help="Of a suite: a released set, or hub:ORG/NAME, that holds attacks of it."),
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Of a suite: parts of the names of cells.")] = None,
     dear: Annotated[bool, typer.Option(help="Of a suite: whether to run the dear detectors.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Of a suite: print its commands only.")] = False,
@@ -84,12 +88,14 @@ def detect(
     from harness.evaluation.runs import EvaluationRequest, run_evaluation
 
     if suite is not None:
+        from harness.cli.hub_folders import set_folder
         from harness.cli.suites import SuiteRequest, run_suite
 
         if attacks:
             raise ConfigurationError("--suite makes its own attacks.", "Leave out --attacks.")
+        released = None if attack_set is None else set_folder(attack_set)
         asked = (tuple(only or ()), tuple(detector or ()), dear, dry_run, leaderboard)
-        grid = SuiteRequest(suite, out or Path("runs", suite), data, artifacts, *asked)
+        grid = SuiteRequest(suite, out or Path("runs", suite), data, artifacts, released, *asked)
         run_suite(grid, lambda arguments: app(spread(arguments)[1:], standalone_mode=False))
         return
     if not attacks or not detector:

@@ -22,6 +22,7 @@ _REGISTRIES = {
     "detectors": ("harness.detectors.registry", "DETECTORS"),
     "images": ("sdssl.images", "IMAGE_DATASETS"),
     "objectives": ("sdssl.objectives.base", "OBJECTIVES"),
+    "victims": ("harness.text.victims", "VICTIMS"),
 }
 KINDS = tuple(_REGISTRIES)
 

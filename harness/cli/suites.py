@@ -23,6 +23,7 @@ class SuiteRequest:
     out: Path
     data: Path | None
     artifacts: Path | None
+    attack_set: Path | None
     only: tuple[str, ...]
     detectors: tuple[str, ...]
     dear: bool
@@ -45,6 +46,7 @@ def run_suite(request: SuiteRequest, evaluate: Callable[[list[str]], object]) ->
         request.out,
         data=request.data,
         artifacts=request.artifacts,
+        attack_set=request.attack_set,
         only=request.only,
         detectors=request.detectors,
         dear=request.dear,
@@ -85,7 +87,7 @@ def _command(step: Step) -> str:
 
 
 def _subprocess(step: Step) -> str:
-    """Run a training or an attack in a process of its own, which gives its memory back; why it failed, or nothing."""
+    """Run an attack in a process of its own, which gives its memory back; why it failed, or nothing."""
     done = subprocess.run([sys.executable, "-m", "harness", *step.arguments], check=False)  # noqa: S603 - our own
     return f"exit code {done.returncode}" if done.returncode else ""
 

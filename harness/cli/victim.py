@@ -32,6 +32,10 @@ def train(
         Path | None,
         typer.Option(help="Word vectors for `wordcnn` and `lstm` to start from: an .npz file or its folder."),
     ] = None,
+    adapter_rank: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train a low-rank adapter, and keep only that; by default all weights."),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="PyTorch threads: another number gives other weights; by default all cores."),
@@ -46,11 +50,19 @@ def train(
     from harness.core.files import read_json
     from harness.core.runs import Run
     from harness.text.starting_points import encoder_hash, encoder_name
-    from harness.text.training import VICTIM_FACTS, VICTIM_FILES, train_victim, training_data, training_settings
+    from harness.text.training import (
+        ADAPTER_FILES,
+        VICTIM_FACTS,
+        VICTIM_FILES,
+        train_victim,
+        training_data,
+        training_settings,
+    )
     from harness.text.word_vocabulary import read_start_vectors
 
     settings = training_settings(
         encoder,
+        adapter=adapter_rank is not None,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -68,6 +80,8 @@ def train(
         "heldout_hash": data.heldout.hash,
         **asdict(settings),
     }
+    if adapter_rank is not None:
+        config["adapter_rank"] = adapter_rank
     if threads is not None:
         import torch
 
@@ -77,8 +91,8 @@ def train(
         if run.finished:
             facts = read_json(run.path(VICTIM_FACTS))
         else:
-            facts = train_victim(encoder, data, settings, run, vectors=start)
-            run.finish(VICTIM_FILES)
+            facts = train_victim(encoder, data, settings, run, vectors=start, adapter_rank=adapter_rank)
+            run.finish(VICTIM_FILES if adapter_rank is None else ADAPTER_FILES)
     typer.echo(
         f"accuracy on {facts['heldout_rows']} held-out texts ({facts['heldout_split']}): "
         f"{facts['accuracy']:.1%} [{facts['accuracy_low']:.1%}, {facts['accuracy_high']:.1%}]"
@@ -87,11 +101,13 @@ def train(
 
 
 @app.command()
-def info(victim: Annotated[str, typer.Argument(metavar="VICTIM", help="A hub id, a folder, or `embedded`.")]) -> None:
+def info(
+    victim: Annotated[str, typer.Argument(metavar="VICTIM", help="A hub id, a folder, or a name (`list victims`).")],
+) -> None:
     """Describe a classifier: architecture, labels, layers, hash, accuracy."""
     from harness.core.files import read_json
     from harness.text.training import VICTIM_FACTS
-    from harness.text.victims import Victim
+    from harness.text.victims import VICTIMS, Victim
 
     model = Victim.load(victim)
     lines = {
@@ -103,7 +119,7 @@ def info(victim: Annotated[str, typer.Argument(metavar="VICTIM", help="A hub id,
         "max length": f"{model.max_length} tokens",
         "hash": model.hash,
     }
-    path = Path(victim) / VICTIM_FACTS
+    path = (VICTIMS.get(victim)() if victim in VICTIMS else Path(victim)) / VICTIM_FACTS
     if path.is_file():
         facts = read_json(path)
         lines["trained on"] = f"{facts['train_rows']} rows of {facts['dataset']}, from {facts['encoder']}"

@@ -1,4 +1,4 @@
-"""Cards: a README.md with a YAML header, in which every value that is filled in stays text.
+"""Cards: a README.md with a YAML header, and pages beside it, in which every value that is filled in stays text.
 
 Names of runs, datasets and models are other people's: one may hold quotes, line breaks, `---`, HTML or Markdown. The
 header is dumped by YAML's own writer; in the body every value is escaped unless a filter has made it code.
@@ -29,16 +29,32 @@ def render_card(package: str, template: str, header: Mapping[str, Any], **values
     """A card from a Jinja2 template that lies in a package.
 
     Args:
-        package: The package, such as "harness.detectors".
-        template: The template's file name.
+        package: As in `render_page`.
+        template: As in `render_page`.
         header: The YAML header; entries that are None or empty are left out.
-        **values: What the template is given. Its filter `code` shows a value as code, on one line.
+        **values: As in `render_page`.
 
     Returns:
         The whole card.
     """
-    import jinja2
     import yaml
+
+    told = {key: value for key, value in header.items() if value not in (None, "", [])}
+    # One line an entry, whatever its length: a reader that looks for `---` finds it only at the end.
+    front = yaml.safe_dump(told, sort_keys=False, width=2**31 - 1, default_flow_style=False)
+    return f"---\n{front}---\n\n{render_page(package, template, **values)}"
+
+
+def render_page(package: str, template: str, **values: Any) -> str:
+    """A page of Markdown from a Jinja2 template that lies in a package.
+
+    Args:
+        package: The package, such as "harness.detectors".
+        template: The template's file name.
+        **values: What the template is given. Its filter `code` shows a value as code, on one line; `fenced` is for a
+            line, or a part of one, inside a fence.
+    """
+    import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: resources.files(package).joinpath(name).read_text(encoding="utf-8")),
@@ -50,11 +66,8 @@ def render_card(package: str, template: str, header: Mapping[str, Any], **values
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["code"] = _code
-    told = {key: value for key, value in header.items() if value not in (None, "", [])}
-    # One line an entry, whatever its length: a reader that looks for `---` finds it only at the end.
-    front = yaml.safe_dump(told, sort_keys=False, width=2**31 - 1, default_flow_style=False)
-    return f"---\n{front}---\n\n{environment.get_template(template).render(**values)}"
+    environment.filters |= {"code": _code, "fenced": _fenced}
+    return environment.get_template(template).render(**values)
 
 
 def repository(repo: str | None) -> str:
@@ -85,3 +98,8 @@ def _code(value: Any) -> _Markdown:
     # A span may not be empty, and a backtick at its edge would join the fence.
     pad = " " if not text or longest else ""
     return _Markdown(f"{fence}{pad}{text}{pad}{fence}")
+
+
+def _fenced(value: Any) -> _Markdown:
+    """A value as it stands, on one line that cannot end the fence it is in."""
+    return _Markdown(one_line(value).replace("```", "'''"))

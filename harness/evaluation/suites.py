@@ -3,7 +3,6 @@
 A suite is a list of steps, and a step is a `harness` command with a run folder: what `--suite` runs can be run by hand,
 one line at a time, and is resumed like any run. Folders are named alike in every run of a suite:
 
-    OUT/victims/VICTIM            trained here, or a hub id
     OUT/attacks/DATASET-FAMILY-GOAL
     OUT/cells/DATASET-FAMILY-GOAL-SCENARIO[-dear]
 """
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.core.errors import ConfigurationError, UnknownNameError
 
@@ -22,7 +21,7 @@ FEW_FORWARDS = ("palimpsest", "fgws")
 # Backward passes and other models cost as much as many forwards.
 DEAR = ("gradmask", "sharpness", "ppl", "rtd-guard", "rsv", "addmu", "wdr", "mlmd", "gradmlmd")
 
-Kind = Literal["victim", "attack", "cell"]
+Kind = Literal["attack", "cell"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class SuiteVictim:
-    """A victim of a suite: `train` holds the arguments that train it here; without them `name` is a hub id."""
-
-    name: str
-    train: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Family:
     """A family of attacks: a recipe, and how many texts it attacks at most."""
 
@@ -65,12 +56,15 @@ class Family:
 
 @dataclass(frozen=True)
 class SuiteDataset:
-    """A dataset of a suite: name, how many texts are attacked (None for all), tokens a text may have, its victims."""
+    """A dataset of a suite: name, how many texts are attacked (None for all), tokens a text may have, its victims.
+
+    Victims are hub ids, or names in `harness.text.victims.VICTIMS`.
+    """
 
     name: str
     texts: int | None
     max_length: int
-    victims: tuple[SuiteVictim, ...]
+    victims: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class Suite:
         name: What `--suite` calls it.
         datasets: With their victims.
         families: Of attacks.
-        goals: Name -> further arguments of the attack.
+        goals: Name -> the confidence with which the victim has to be wrong; None for just wrong.
         attack_arguments: Further arguments of all attacks.
         detectors: Those that are scored on all texts of all seeds.
         dear: Those that cost more, scored on one small sample in a cell of their own, with the references.
@@ -94,7 +88,7 @@ class Suite:
     name: str
     datasets: tuple[SuiteDataset, ...]
     families: tuple[Family, ...]
-    goals: dict[str, tuple[str, ...]]
+    goals: dict[str, float | None]
     attack_arguments: tuple[str, ...]
     detectors: tuple[str, ...]
     dear: tuple[str, ...]
@@ -104,24 +98,17 @@ class Suite:
     left_out: tuple[tuple[str, str], ...] = ()
 
 
-def _minilm(dataset: str, limit: int | None) -> tuple[SuiteVictim, ...]:
-    rows = () if limit is None else ("--limit", str(limit))
-    # The weights depend on the number of threads: with the machine's own number nobody could make them again.
-    train = ("--encoder", "embedded", *rows, "--max-length", "128", "--threads", "1")
-    return (SuiteVictim(f"minilm-{dataset}", train),)
-
-
-def _published(dataset: str) -> tuple[SuiteVictim, ...]:
-    return tuple(SuiteVictim(f"textattack/{model}-{dataset}") for model in ("bert-base-uncased", "roberta-base"))
+def _published(dataset: str) -> tuple[str, ...]:
+    return tuple(f"textattack/{model}-{dataset}" for model in ("bert-base-uncased", "roberta-base"))
 
 
 OFFLINE = Suite(
     name="offline",
     datasets=(
-        SuiteDataset("sst2", 600, 128, _minilm("sst2", 10_000)),
-        SuiteDataset("ag_news", 200, 128, _minilm("ag_news", 8_000)),
-        SuiteDataset("imdb", 100, 128, _minilm("imdb", 5_000)),
-        SuiteDataset("mr", 300, 128, _minilm("mr", None)),
+        SuiteDataset("sst2", 600, 128, ("minilm-lora-sst2",)),
+        SuiteDataset("ag_news", 200, 128, ("minilm-lora-ag_news",)),
+        SuiteDataset("imdb", 100, 128, ("minilm-lora-imdb",)),
+        SuiteDataset("mr", 300, 128, ("minilm-lora-mr",)),
     ),
     families=(
         Family("pwws", "pwws"),
@@ -129,9 +116,9 @@ OFFLINE = Suite(
         Family("deepwordbug", "deepwordbug"),
         Family("bae", "bae+minilm-mlm+minilm", 300),
     ),
-    goals={"reg": (), "far": ("--min-confidence", "0.9")},
-    # The search asks in bf16, which halves its time; the cells ask every text again in fp32.
-    attack_arguments=("--dtype", "bf16", "--threads", "1"),
+    goals={"reg": None, "far": 0.9},
+    # In fp32, though bf16 halves the time: not every processor has it.
+    attack_arguments=("--threads", "1"),
     detectors=(*ONE_FORWARD, *GEOMETRY, *FEW_FORWARDS),
     dear=("rde", "msp", "palimpsest", *DEAR),
     scenarios=("s1", "matched"),
@@ -155,7 +142,7 @@ RDE_2022 = Suite(
         Family("bae", "bae"),
         Family("tf-adj", "tf-adj"),
     ),
-    goals={"reg": ()},
+    goals={"reg": None},
     attack_arguments=(),
     detectors=("rde", "rde-empirical", "mle", "msp", "ppl", "fgws", "palimpsest"),
     dear=(),
@@ -183,6 +170,7 @@ def plan_suite(
     *,
     data: Path | None = None,
     artifacts: Path | None = None,
+    attack_set: Path | None = None,
     only: tuple[str, ...] = (),
     detectors: tuple[str, ...] = (),
     dear: bool = True,
@@ -194,35 +182,37 @@ def plan_suite(
         out: The folder of all its runs.
         data: A folder with a folder a dataset; None to take datasets by their registered names.
         artifacts: External files of the recipes, looked into first.
+        attack_set: A released set; attacks of the suite that it holds are restored instead of made.
         only: Parts of cell names; a cell is kept if its name holds one of them. All where there are none.
         detectors: Instead of the suite's own.
         dear: Whether cells of dear detectors are among the steps.
 
     Raises:
         ConfigurationError: No cell has such a name.
+        HarnessError: The set is no sound one.
     """
-    victims: dict[str, Step] = {}
+    released = {} if attack_set is None else _released(attack_set)
     attacks: dict[str, Step] = {}
     cells: list[Step] = []
     for dataset in suite.datasets:
         source = str(data / dataset.name) if data is not None else dataset.name
         for victim in dataset.victims:
-            tag = "" if len(dataset.victims) == 1 else f"-{victim.name.rpartition('/')[2]}"
-            spec, needs = victim.name, tuple[Path, ...]()
-            if victim.train:
-                folder = out / "victims" / victim.name
-                spec, needs = str(folder), (folder,)
-                arguments = ("victim", "train", "--dataset", source, *victim.train, "--out", spec)
-                victims[victim.name] = Step("victim", victim.name, arguments, folder)
+            tag = "" if len(dataset.victims) == 1 else f"-{victim.rpartition('/')[2]}"
             for family in suite.families:
                 if (dataset.name, family.name) in suite.left_out:
                     continue
                 for goal, wanted in suite.goals.items():
                     name = f"{dataset.name}{tag}-{family.name}-{goal}"
-                    made = _attack(suite, dataset, family, name, spec, source, wanted, out, artifacts, needs)
-                    attacks[name] = made
-                    about = {"dataset": dataset.name, "family": family.name, "goal": goal, "victim": victim.name}
-                    cells += _cells(suite, name, made.folder, out, about, detectors, dear)
+                    folder = out / "attacks" / name
+                    known = released.get(_identity(dataset, family, wanted, victim))
+                    arguments = (
+                        _attack(suite, dataset, family, victim, source, wanted, artifacts)
+                        if known is None
+                        else ("attack", "restore", str(attack_set), "--dataset", source, "--config", known)
+                    )
+                    attacks[name] = Step("attack", name, (*arguments, "--out", str(folder)), folder)
+                    about = {"dataset": dataset.name, "family": family.name, "goal": goal, "victim": victim}
+                    cells += _cells(suite, name, folder, out, about, detectors, dear)
     kept = [cell for cell in cells if not only or any(part in cell.name for part in only)]
     if not kept:
         raise ConfigurationError(
@@ -230,30 +220,50 @@ def plan_suite(
             f"Cells are called like {cells[0].name}.",
         )
     wanted_attacks = {folder for cell in kept for folder in cell.needs}
-    kept_attacks = [step for step in attacks.values() if step.folder in wanted_attacks]
-    wanted_victims = {folder for step in kept_attacks for folder in step.needs}
-    return [*(step for step in victims.values() if step.folder in wanted_victims), *kept_attacks, *kept]
+    return [*(step for step in attacks.values() if step.folder in wanted_attacks), *kept]
 
 
 def _attack(
     suite: Suite,
     dataset: SuiteDataset,
     family: Family,
-    name: str,
     victim: str,
     source: str,
-    wanted: tuple[str, ...],
-    out: Path,
+    confidence: float | None,
     artifacts: Path | None,
-    needs: tuple[Path, ...],
-) -> Step:
-    folder = out / "attacks" / name
-    texts = min((n for n in (dataset.texts, family.most_texts) if n is not None), default=None)
+) -> tuple[str, ...]:
+    texts = _texts(dataset, family)
     arguments = [*("attack", "run", "--dataset", source, "--victim", victim, "--recipe", family.recipe)]
     arguments += ["--split", "test", *(() if texts is None else ("--limit", str(texts)))]
-    arguments += ["--max-length", str(dataset.max_length), *suite.attack_arguments, *wanted]
+    arguments += ["--max-length", str(dataset.max_length), *suite.attack_arguments]
+    arguments += [] if confidence is None else ["--min-confidence", str(confidence)]
     arguments += [] if artifacts is None else ["--artifacts", str(artifacts)]
-    return Step("attack", name, (*arguments, "--out", str(folder)), folder, needs=needs)
+    return tuple(arguments)
+
+
+def _texts(dataset: SuiteDataset, family: Family) -> int | None:
+    return min((n for n in (dataset.texts, family.most_texts) if n is not None), default=None)
+
+
+def _identity(dataset: SuiteDataset, family: Family, confidence: float | None, victim: str) -> tuple[Any, ...]:
+    """What makes an attack of a suite the one of a released set."""
+    return dataset.name, family.recipe, confidence, victim, _texts(dataset, family), dataset.max_length
+
+
+def _released(folder: Path) -> dict[tuple[Any, ...], str]:
+    """The names of a set's configurations, by what `_identity` says of an attack."""
+    from harness.text.release.description import read_description
+
+    found: dict[tuple[Any, ...], str] = {}
+    for name, facts in read_description(folder)["configurations"].items():
+        run, goal = facts["run"], facts["goal"]
+        plain = goal["name"] == "untargeted" and not any(
+            goal[key] for key in ("evaded", "query_limit", "seconds_limit", "target_class")
+        )
+        if plain and list(facts["splits"]) == ["test"] and facts["seed"] == 0:
+            of = (facts["dataset"]["name"], facts["recipe"]["name"], goal["min_confidence"], facts["victim"]["name"])
+            found[(*of, run.get("texts"), run.get("max_length"))] = name
+    return found
 
 
 def _cells(

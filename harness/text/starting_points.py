@@ -82,6 +82,24 @@ def load_starting_point(
             f"the encoder {encoder!r} takes no word vectors.",
             f"Leave out --vectors, or train one of: {', '.join(sorted(WORD_ENCODERS))}.",
         )
+    model, tokenizer, _ = pretrained_classifier(encoder, label_names)
+    return model, tokenizer
+
+
+def pretrained_classifier(encoder: str, label_names: Sequence[str]) -> tuple[Any, Any, list[str]]:
+    """A pretrained encoder with a fresh head.
+
+    Args:
+        encoder: A hub id, a folder, or `embedded`.
+        label_names: The classes.
+
+    Returns:
+        (model, tokenizer, names of the tensors that are not pretrained)
+
+    Raises:
+        MissingFileError: The folder is not there.
+        VictimError: It cannot be loaded, or is of an architecture that is not supported.
+    """
     source = _source(encoder)
     prepare_torchvision()
     import transformers
@@ -99,8 +117,8 @@ def load_starting_point(
         config.num_labels = len(label_names)
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: index for index, name in enumerate(label_names)}
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, config=config, trust_remote_code=False, use_safetensors=True
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, use_fast=True)
         prepare(encoder_name(encoder), model, tokenizer)
@@ -110,7 +128,7 @@ def load_starting_point(
         raise _unloadable(encoder, error) from error
     finally:
         transformers.logging.set_verbosity(verbosity)
-    return model, tokenizer
+    return model, tokenizer, sorted(loading["missing_keys"])
 
 
 def _source(encoder: str) -> str:

@@ -13,19 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import DataError
+from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import cache_folder, disk_errors, hash_json, write_json
 from harness.core.progress import Progress
 from harness.core.runs import Run
+from harness.text.adapters import ADAPTER_WEIGHTS, save_adapter, with_adapter
 from harness.text.architectures import WORD_ENCODERS
 from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
 from harness.text.encoding import encode_texts
-from harness.text.starting_points import encoder_name, load_starting_point
-from harness.text.victims import Victim, token_limit
+from harness.text.sources import victim_pointer
+from harness.text.starting_points import encoder_name, load_starting_point, pretrained_classifier
+from harness.text.victims import ADAPTER_CONFIG, Victim, token_limit
 from harness.text.word_vocabulary import StartVectors
 
 VICTIM_FACTS = "victim.json"
 VICTIM_FILES = ["model.safetensors", "config.json", "tokenizer.json", VICTIM_FACTS]
+ADAPTER_FILES = [ADAPTER_WEIGHTS, ADAPTER_CONFIG, "config.json", VICTIM_FACTS]
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,19 @@ class TrainingSettings:
     seed: int = 0
 
 
-# From scratch it takes larger steps, and more of them.
-_WORD_SETTINGS = TrainingSettings(epochs=3, learning_rate=1e-3)
+# From scratch it takes larger steps, and more of them; so do the few weights of an adapter.
+_WORD_SETTINGS = _ADAPTER_SETTINGS = TrainingSettings(epochs=3, learning_rate=1e-3)
 
 
-def training_settings(encoder: str, **given: Any) -> TrainingSettings:
+def training_settings(encoder: str, *, adapter: bool = False, **given: Any) -> TrainingSettings:
     """The settings for an encoder.
 
     Args:
         encoder: As in `train_victim`.
+        adapter: Whether an adapter of it is trained.
         **given: Fields of `TrainingSettings`; None means the default of this encoder.
     """
-    usual = _WORD_SETTINGS if encoder in WORD_ENCODERS else TrainingSettings()
+    usual = _WORD_SETTINGS if encoder in WORD_ENCODERS else _ADAPTER_SETTINGS if adapter else TrainingSettings()
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -109,6 +113,7 @@ def train_victim(
     run: Run,
     *,
     vectors: StartVectors | None = None,
+    adapter_rank: int | None = None,
 ) -> dict[str, Any]:
     """Train `encoder` on `data` and keep it, with its held-out accuracy, in the folder of `run`.
 
@@ -119,6 +124,7 @@ def train_victim(
         settings: How to train.
         run: An open run; its folder becomes a loadable victim.
         vectors: Word vectors that `wordcnn` and `lstm` start from; without them they start from random ones.
+        adapter_rank: Train and keep an adapter of this rank (`harness.text.adapters`); None trains all weights.
 
     Returns:
         The facts of `victim.json`: accuracy with a 95 % Wilson interval, counts, settings.
@@ -129,12 +135,21 @@ def train_victim(
     _seed_everything(settings.seed)
     classes = max(data.train.num_classes, data.heldout.num_classes)
     names = data.train.label_names or [f"LABEL_{index}" for index in range(classes)]
-    model, tokenizer = load_starting_point(encoder, names, data.train.texts, vectors)
+    if adapter_rank is None:
+        model, tokenizer = load_starting_point(encoder, names, data.train.texts, vectors)
+    elif encoder in WORD_ENCODERS or vectors:
+        raise ConfigurationError(
+            "an adapter is one of a pretrained encoder, without word vectors.", "Leave out --adapter-rank."
+        )
+    else:
+        plain, tokenizer, new = pretrained_classifier(encoder, names)
+        model = with_adapter(plain, adapter_rank, new)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms are not decayed
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    rest = [p for p in trained if p.ndim <= 1]  # biases and norms are not decayed
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
         lr=settings.learning_rate,
@@ -158,17 +173,21 @@ def train_victim(
                 ).to(device)
                 loss = model(**batch, labels=torch.as_tensor(data.train.labels[rows], device=device)).loss
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad(set_to_none=True)
                 bar.advance(note=f"loss {loss.item():.3f}")
     with disk_errors(run.folder), tempfile.TemporaryDirectory(dir=run.folder, prefix=".saving-") as staged:
-        model.eval().save_pretrained(staged, safe_serialization=True)
-        tokenizer.save_pretrained(staged)
+        if adapter_rank is None:
+            model.eval().save_pretrained(staged, safe_serialization=True)
+            tokenizer.save_pretrained(staged)
+        else:
+            save_adapter(model, Path(staged), victim_pointer(encoder))
         for file in Path(staged).iterdir():
             file.replace(run.path(file.name))
-    victim = Victim(run.folder.name, model, tokenizer)
+    # As it was written: an adapter is rounded and merged.
+    victim = Victim.load(str(run.folder))
     outputs = victim.read(data.heldout.texts)
     correct = int((outputs.predictions == data.heldout.labels).sum())
     interval = binomtest(correct, len(data.heldout)).proportion_ci(0.95, method="wilson")

@@ -30,12 +30,20 @@ from harness.text.batches import padded_batches
 from harness.text.claims import check_claims
 from harness.text.encoding import encode_texts, prepare
 
+# The file that tells a folder of an adapter from one of a whole model.
+ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
-# Each is a function that returns a folder; lazily, for the embedded victim is trained with what stands here.
+# Each is a function that returns a folder; lazily, for what makes them needs what stands here.
 VICTIMS: Registry[Callable[[], Path]] = Registry(
     "victim", lambda _, found: "" if callable(found) else f"{found!r} is no function that returns a folder"
 )
 VICTIMS.add("embedded", "harness.text.training:embedded_victim_folder", "a small encoder tuned on `embedded`, offline")
+for _dataset in ("sst2", "ag_news", "imdb", "mr"):
+    VICTIMS.add(
+        f"minilm-lora-{_dataset}",
+        f"harness.text.tuned:minilm_lora_{_dataset}",
+        f"MiniLM with the adapter of this package for {_dataset}, offline",
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class Victim:
         prepare(name, model, tokenizer)
         self.hash = weights_hash(model, tokenizer, self.architecture.settings)
         self.model = model.to(device=self.device, dtype=torch_dtype(dtype, self.device)).eval()
-        # What was asked so far: texts run forward and texts run backward.
+        # What was asked so far: texts to run forward and texts to run backward, equal ones each time.
         self.device_seconds = 0.0
         self.forwards = 0
         self.backwards = 0
@@ -167,6 +175,10 @@ class Victim:
 
         word_models.register()
         folder = Path(source)
+        if (folder / ADAPTER_CONFIG).is_file():
+            from harness.text.adapters import load_adapter
+
+            return cls(name, *load_adapter(folder), **options)
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise VictimError(f"the folder {source} holds no model: config.json is missing.")
         try:
@@ -312,17 +324,25 @@ class Victim:
         probabilities = np.zeros((len(texts), self.num_labels))
         logits = np.zeros((len(texts), self.num_labels))
         features = {n: np.zeros((len(texts), self.width(n)), np.float32) for n in numbers}
+        # Texts that differ behind the cut, or in case to an uncased victim, are read alike, and are run once.
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for row, ids in enumerate(encodings["input_ids"]):
+            alike.setdefault(tuple(ids), []).append(row)
+        members = list(alike.values())
+        distinct = {key: [encodings[key][rows[0]] for rows in members] for key in encodings}
         started = time.perf_counter()
         with torch.inference_mode():
-            for rows, padded in padded_batches(self.tokenizer, encodings, self.batch_size):
+            for places, padded in padded_batches(self.tokenizer, distinct, self.batch_size):
+                rows = np.concatenate([members[place] for place in places])
+                copies = np.repeat(np.arange(len(places)), [len(members[place]) for place in places])
                 batch = padded.to(self.device)
                 output = self.model(**batch, output_hidden_states=bool(numbers))
                 said = output.logits.double()
-                logits[rows] = said.cpu().numpy()
-                probabilities[rows] = torch.softmax(said, dim=-1).cpu().numpy()
+                logits[rows] = said.cpu().numpy()[copies]
+                probabilities[rows] = torch.softmax(said, dim=-1).cpu().numpy()[copies]
                 for n in numbers:
                     read = self.architecture.representation(self.model, output, batch, n)
-                    features[n][rows] = read.float().cpu().numpy()
+                    features[n][rows] = read.float().cpu().numpy()[copies]
         self.device_seconds += time.perf_counter() - started
         self.forwards += len(texts)
         return VictimOutputs(probabilities, features, truncated, logits, tuple(texts))

@@ -19,7 +19,7 @@ from harness.core.errors import ConfigurationError, DataError, HarnessError, Mis
 from harness.core.files import read_json
 from harness.core.runs import Run
 from harness.text.datasets import TextDataset
-from harness.text.starting_points import encoder_hash, encoder_name
+from harness.text.starting_points import encoder_hash, encoder_name, pretrained_classifier
 from harness.text.training import TrainingData, TrainingSettings, train_victim, training_data, training_settings
 from harness.text.victims import Victim
 from harness.text.word_vocabulary import StartVectors
@@ -57,17 +57,42 @@ def encoder(tiny_victim_folder: Folder, tmp_path_factory: pytest.TempPathFactory
 
 
 def train(
-    encoder: str | Path, data: TrainingData, folder: Path, vectors: StartVectors | None = None, **changes: Any
+    encoder: str | Path,
+    data: TrainingData,
+    folder: Path,
+    vectors: StartVectors | None = None,
+    adapter_rank: int | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     settings = TrainingSettings(**{"learning_rate": 3e-3, "batch_size": 8, **changes})
     with Run(folder, "victim train", {}) as run:
-        return train_victim(str(encoder), data, settings, run, vectors=vectors)
+        return train_victim(str(encoder), data, settings, run, vectors=vectors, adapter_rank=adapter_rank)
 
 
 @pytest.fixture(scope="module")
 def trained(encoder: Path, data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("runs") / "victim"
     return folder, train(encoder, data, folder)
+
+
+def test_an_adapter_learns_and_its_folder_is_that_victim(encoder: Path, data: TrainingData, tmp_path: Path) -> None:
+    facts = train(encoder, data, tmp_path / "adapter", adapter_rank=4, learning_rate=1e-2)
+    assert facts["accuracy"] > 0.85
+    victim = Victim.load(str(tmp_path / "adapter"), device="cpu")
+    assert victim.hash == facts["victim_hash"]  # measured as it is written, in half precision
+    assert float((victim.read(data.heldout.texts).predictions == data.heldout.labels).mean()) == facts["accuracy"]
+    assert victim.label_names == ["neg", "pos"]
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    untuned, _, _ = pretrained_classifier(str(encoder), ["neg", "pos"])
+    before, after = untuned.state_dict(), victim.model.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert "distilbert.embeddings.word_embeddings.weight" in same
+    assert "distilbert.transformer.layer.0.attention.q_lin.weight" not in same
+
+
+def test_an_adapter_is_of_a_pretrained_encoder(data: TrainingData, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="an adapter is one of a pretrained encoder"):
+        train("wordcnn", data, tmp_path / "cnn", adapter_rank=4)
 
 
 def test_it_learns_and_the_folder_is_that_victim(trained: tuple[Path, dict[str, Any]], data: TrainingData) -> None:

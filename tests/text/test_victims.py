@@ -156,6 +156,30 @@ def test_every_batch_is_padded_to_its_own_longest_text(
     assert victim.forwards == len(texts)
 
 
+def test_texts_that_are_read_alike_are_run_once(tiny_victim_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = Victim.load(str(tiny_victim_folder("bert")), max_length=8, batch_size=2, device="cpu")
+    long = "a good film and a plot"
+    texts = [long, "film", f"{long} !", "FILM", "plot", f"{long} and so on", "film"]
+    expected = [Victim.read(victim, [text], [0, 2]) for text in texts]
+    rows: list[int] = []
+    forward = victim.model.forward
+
+    def spy(**batch: Any) -> Any:
+        rows.append(len(batch["input_ids"]))
+        return forward(**batch)
+
+    monkeypatch.setattr(victim.model, "forward", spy)
+    outputs = victim.read(texts, [0, 2])
+    assert rows == [2, 1]  # the long one, "film", "plot"
+    assert victim.forwards == 2 * len(texts)  # what was asked
+    assert outputs.truncated == 2
+    assert outputs.texts == tuple(texts)
+    for row, single in enumerate(expected):
+        np.testing.assert_allclose(outputs.logits[row], single.logits[0], atol=1e-6)
+        for layer in (0, 2):
+            np.testing.assert_allclose(outputs.features[layer][row], single.features[layer][0], atol=1e-5)
+
+
 def test_truncated_texts_are_counted(tiny_victim_folder: Folder) -> None:
     victim = Victim.load(str(tiny_victim_folder("bert")), max_length=8, device="cpu")
     fits, cut = "a good film and a plot", "a good film and a plot !"  # 6 and 7 words, [CLS] and [SEP]

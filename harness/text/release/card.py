@@ -6,11 +6,12 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
+from harness.core import cards
 from harness.core.errors import ConfigurationError
 from harness.text.release.corpora import UNKNOWN, Corpus, corpus_of
+from harness.text.victims import VICTIMS
 
 CARD_FILE, DATASHEET_FILE = "README.md", "DATASHEET.md"
 
@@ -38,12 +39,13 @@ def render_card(description: Mapping[str, Any], repo: str | None, licence: str |
         repo: Where the set will be published, as ORG/NAME; None where that is not known.
         licence: The licence of what the set adds to the texts; None where its makers did not say.
     """
-    return _render("card.md.j2", description, repo, licence)
+    context = _context(description, repo, licence)
+    return cards.render_card("harness.text.release", "card.md.j2", _header(context), **context)
 
 
 def render_datasheet(description: Mapping[str, Any], repo: str | None, licence: str | None) -> str:
     """The datasheet, with the questions of Gebru et al. (2021); arguments as for `render_card`."""
-    return _render("datasheet.md.j2", description, repo, licence)
+    return cards.render_page("harness.text.release", "datasheet.md.j2", **_context(description, repo, licence))
 
 
 def attack_command(name: str, facts: Mapping[str, Any]) -> str:
@@ -57,7 +59,7 @@ def attack_command(name: str, facts: Mapping[str, Any]) -> str:
     victim = facts["victim"]["name"]
     options: dict[str, Any] = {
         "--dataset": _dataset_argument(facts),
-        "--victim": victim if "/" in victim or victim == "embedded" else f"path/to/{victim}",
+        "--victim": victim if "/" in victim or victim in VICTIMS else f"path/to/{victim}",
         "--recipe": facts["recipe"]["name"],
         "--split": next(iter(facts["splits"])),
         "--limit": run.get("texts"),
@@ -75,7 +77,7 @@ def attack_command(name: str, facts: Mapping[str, Any]) -> str:
         "--threads": run.get("threads") or None,
         "--out": f"runs/{name}",
     }
-    given = [part for option, value in options.items() if value is not None for part in (option, _line(value))]
+    given = [part for option, value in options.items() if value is not None for part in (option, cards.one_line(value))]
     return shlex.join(["harness", "attack", "run", *given])
 
 
@@ -87,23 +89,9 @@ def restore_command(name: str, facts: Mapping[str, Any], repo: str | None) -> st
 
 
 def _dataset_argument(facts: Mapping[str, Any]) -> str:
-    name = _line(facts["dataset"]["name"])
+    name = cards.one_line(facts["dataset"]["name"])
     pinned = (facts["dataset"]["source"] or {}).get("kind") in ("hub", "package")
     return name if pinned else f"path/to/{name}"
-
-
-def _render(template: str, description: Mapping[str, Any], repo: str | None, licence: str | None) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(  # noqa: S701 - Markdown; `text` escapes what it would take for markup
-        loader=jinja2.FunctionLoader(_template),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"text": _text, "code": _code, "figure": _figure, "percent": _percent, "json": _json}
-    return environment.get_template(template).render(**_context(description, repo, licence))
 
 
 def _context(description: Mapping[str, Any], repo: str | None, licence: str | None) -> dict[str, Any]:
@@ -112,7 +100,7 @@ def _context(description: Mapping[str, Any], repo: str | None, licence: str | No
     corpora = {one["dataset"]["name"]: one["dataset"] for one in facts}
     commands = [(name, attack_command(name, one)) for name, one in configurations.items()]
     totals = {key: sum(one["counts"][key] for one in facts) for key in facts[0]["counts"]}
-    context = {
+    return {
         "configurations": configurations,
         "unfinished": description["unfinished"],
         "generator": description["generator"],
@@ -131,18 +119,17 @@ def _context(description: Mapping[str, Any], repo: str | None, licence: str | No
         "first": next(iter(configurations)),
         "first_split": next(iter(facts[0]["splits"])),
         "pretty": f"Adversarial texts: {', '.join(sorted(corpora))}",
+        "figure": _figure,
+        "percent": _percent,
     }
-    return {**context, "header": _header(context)}
 
 
-def _header(context: Mapping[str, Any]) -> str:
-    """The YAML header, without its fences."""
-    import yaml
-
+def _header(context: Mapping[str, Any]) -> dict[str, Any]:
+    """The YAML header."""
     corpora: list[Corpus] = [corpus_of(name) for name in sorted(context["corpora"])]
     languages = sorted({corpus.language for corpus in corpora if corpus.language})
     total = context["totals"]["rows"]
-    header: dict[str, Any] = {"pretty_name": _line(context["pretty"])}
+    header: dict[str, Any] = {"pretty_name": cards.one_line(context["pretty"])}
     # A licence of what was added says nothing of texts that others wrote.
     if context["licence"] and not context["with_texts"]:
         header["license"] = context["licence"]
@@ -151,10 +138,10 @@ def _header(context: Mapping[str, Any]) -> str:
         header |= {"license": "other", "license_name": stated}
     if languages and UNKNOWN not in corpora:
         header["language"] = languages
-    header |= {
+    return header | {
         "task_categories": ["text-classification"],
         "size_categories": [next((name for end, name in _SIZES if total < end), "1M<n<10M")],
-        "source_datasets": sorted(filter(None, map(_hub_id, context["corpora"].values()))) or None,
+        "source_datasets": sorted(filter(None, map(_hub_id, context["corpora"].values()))),
         "tags": ["adversarial-examples", "adversarial-attack-detection", "robustness", "textattack", "palimpsest"],
         "configs": [
             {
@@ -164,33 +151,12 @@ def _header(context: Mapping[str, Any]) -> str:
             for name, facts in context["configurations"].items()
         ],
     }
-    given = {key: value for key, value in header.items() if value is not None}
-    return str(yaml.safe_dump(given, sort_keys=False, width=1000)).rstrip("\n")
 
 
 def _hub_id(dataset: Mapping[str, Any]) -> str:
     """Where on the Hub an attacked dataset came from; a folder may hold another edition of the same corpus."""
     source = dataset["source"] or {}
     return str(source["id"]) if source.get("kind") == "hub" and "id" in source else ""
-
-
-def _template(name: str) -> str:
-    return resources.files("harness.text.release").joinpath(name).read_text(encoding="utf-8")
-
-
-def _line(value: Any) -> str:
-    """A value on one line: a name with a line break must not end a table, a command or a fence."""
-    return " ".join(str(value).split()).replace("```", "'''")
-
-
-def _text(value: Any) -> str:
-    """A value inside Markdown, with nothing that it would take for markup."""
-    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", _line(value))
-
-
-def _code(value: Any) -> str:
-    """A value inside a code span."""
-    return _line(value).replace("`", "'")
 
 
 def _figure(value: float | None) -> str:

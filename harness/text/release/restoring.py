@@ -16,6 +16,7 @@ from harness.text.release.description import DESCRIPTION_FILE, checked_file, rea
 from harness.text.release.replacements import Edit, apply_edits, text_hash
 from harness.text.release.tables import EDITS_COLUMN, HASH_COLUMNS, TEXT_COLUMNS, read_table
 from harness.text.sources import dataset_pointer, victim_pointer
+from harness.text.victims import VICTIMS
 
 COMMAND = "attack restore"
 
@@ -106,7 +107,7 @@ def restore_attacks(
         out: The run folder to make; with more than one configuration, the folder of theirs.
         dataset: The corpus, as `load_dataset` takes it; needed where texts are withheld.
         configuration: Which one to restore; by default the only one, or all of the corpus (by its name).
-        victim: Where the attacked victim is, for the run's manifest; by default it does not say.
+        victim: Where the attacked victim is, for the run's manifest; by default it says so only of one of this package.
         allow_missing: Leave out rows that cannot be restored, instead of stopping.
         text_column: The corpus's column of texts, where it is not the usual one.
         label_column: Its column of labels.
@@ -261,8 +262,10 @@ def _write(restored: Restored, run: Run, facts: dict[str, Any], corpus: Corpus |
     sources: dict[str, Any] = {}
     if corpus is not None:
         sources["dataset"] = corpus.pointer
-    if victim is not None:
-        sources["victim"] = victim_pointer(victim)
+    # A victim of this package is found by its name; its hash is checked wherever it is asked.
+    own = facts["victim"]["name"] if facts["victim"]["name"] in VICTIMS else None
+    if (found := victim or own) is not None:
+        sources["victim"] = victim_pointer(found)
     with run:
         write_rows(run.path(ROWS_FILE), restored.rows)
         run.finish(
