@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import DataError, HarnessError, VictimError
+from harness.core.errors import ConfigurationError, DataError, HarnessError, VictimError
 from harness.core.files import read_json, write_json
 from harness.core.loading import summary
 from harness.core.tensors import check_tensors
@@ -34,7 +34,7 @@ _MERGE = "Merge it into its encoder with peft, and use the whole model."
 
 
 def with_adapter(model: Any, rank: int, new: Sequence[str]) -> Any:
-    """A classifier of which training moves the linear layers through factors only, and what is new as a whole.
+    """A classifier of which training moves linear layers through factors only; the head and what is new, as a whole.
 
     Args:
         model: A classifier of transformers; it is changed.
@@ -46,14 +46,21 @@ def with_adapter(model: Any, rank: int, new: Sequence[str]) -> Any:
 
     Raises:
         HarnessError: The library `peft` is not installed.
+        ConfigurationError: The model has layers that are linear but not `torch.nn.Linear`.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise HarnessError("the package peft is not installed.", 'Run: pip install "palimpsest[adapters]"') from error
-    whole = sorted({name.rpartition(".")[0] for name in new})
+    head = {name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]}
+    whole = sorted(head | {name.rpartition(".")[0] for name in new if name.partition(".")[0] not in head})
+    if any(type(part).__name__ == "Conv1D" for part in model.modules()):
+        raise ConfigurationError(
+            "the encoder has layers of GPT-2's kind, which take no adapter here.", "Train all weights."
+        )
+    left_alone = rf"({'|'.join(map(re.escape, whole))})(\..*)?"
     settings = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=whole, modules_to_save=whole
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=left_alone, modules_to_save=whole
     )
     return get_peft_model(model, settings)
 
@@ -106,8 +113,9 @@ def load_adapter(folder: Path) -> tuple[Any, Any]:
     settings = read_json(folder / ADAPTER_CONFIG)
     _check(folder, settings)
     tensors = _read(folder / ADAPTER_WEIGHTS)
-    classes = min((len(value) for name, value in tensors.items() if value.ndim == 2 and _of_head(name)), default=0)
-    if not classes:
+    # The last matrix of the head has a row a class; all others that are trained as a whole have more.
+    matrices = [value for name, value in tensors.items() if value.ndim == 2 and not _FACTOR.fullmatch(name)]
+    if not (classes := min(map(len, matrices), default=0)):
         raise VictimError(f"the adapter {folder} has no trained classification head.")
     model, tokenizer, new = pretrained_classifier(settings["base_model_name_or_path"], _names(folder, classes))
     if missing := sorted(set(new) - set(tensors)):
@@ -130,16 +138,17 @@ def merge(model: Any, tensors: Mapping[str, Any], scale: float, name: str) -> No
         name: How errors call the adapter.
 
     Raises:
-        VictimError: A tensor that the model does not have, or of another shape; a factor without the other.
+        VictimError: A tensor that the model does not have, or of another shape; a factor without the other, or of a
+            layer that is not linear; a number that is none.
     """
     import torch
 
-    own = dict(model.named_parameters())
+    own, parts = dict(model.named_parameters()), dict(model.named_modules())
     factors = {(found["module"], found["factor"]) for key in tensors if (found := _FACTOR.fullmatch(key))}
     whole = {key: tensor for key, tensor in tensors.items() if not _FACTOR.fullmatch(key)}
     with torch.no_grad():
         for module in sorted({module for module, _ in factors}):
-            weight = own.get(f"{module}.weight")
+            weight = own.get(f"{module}.weight") if isinstance(parts.get(module), torch.nn.Linear) else None
             a, b = (tensors.get(f"{module}.lora_{factor}.weight") for factor in "AB")
             if weight is None or a is None or b is None or not _fit(weight, a, b):
                 raise VictimError(f"the adapter {name} does not fit its encoder at {module}.")
@@ -162,13 +171,10 @@ def _fit(weight: Any, a: Any, b: Any) -> bool:
 def _check(folder: Path, settings: Any) -> None:
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         kind = settings.get("peft_type") if isinstance(settings, dict) else None
-        raise VictimError(
-            f"the adapter {folder} is no LoRA but {kind!r}.", "Merge it into its encoder with peft first."
-        )
+        raise VictimError(f"the adapter {folder} is no LoRA but {kind!r}.", _MERGE)
     if other := [way for way in _OTHER_WAYS if settings.get(way)]:
         raise VictimError(
-            f"the adapter {folder} is merged in a way that is not known here: {', '.join(other)}.",
-            _MERGE,
+            f"the adapter {folder} is merged in a way that is not known here: {', '.join(other)}.", _MERGE
         )
     rank, alpha, base = (settings.get(key) for key in ("r", "lora_alpha", "base_model_name_or_path"))
     if not (isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and isinstance(base, str) and base):
@@ -186,11 +192,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path} is not a sound safetensors file: {summary(error)}.") from error
     return {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
-
-
-def _of_head(name: str) -> bool:
-    """Whether a tensor is a matrix of a classification head; the last of them has a row a class, and the fewest."""
-    return name.startswith(("classifier.", "score.")) and name.endswith(".weight") and not _FACTOR.fullmatch(name)
 
 
 def _names(folder: Path, classes: int) -> list[str]:

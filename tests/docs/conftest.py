@@ -210,7 +210,8 @@ def small_machine(monkeypatch: pytest.MonkeyPatch, stand_ins: StandIns) -> None:
     # What CONTRIBUTING calls the detector of whoever reads it.
     mine = Entry("my-detector", "harness.detectors.confidence:Energy")
     monkeypatch.setitem(DETECTORS._entries, mine.name, mine)
-    monkeypatch.setitem(VICTIMS._loaded, "embedded", lambda: stand_ins.made(VICTIM))
+    for name in VICTIMS.names():
+        monkeypatch.setitem(VICTIMS._loaded, name, lambda: stand_ins.made(VICTIM))
     create = timm.create_model
 
     def create_small(name: str, *positional: Any, pretrained: bool = False, **given: Any) -> Any:

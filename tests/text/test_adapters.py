@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness.core.compat import prepare_torchvision
 from harness.core.errors import HarnessError
 from harness.core.files import read_json
 from harness.text.adapters import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, with_adapter
@@ -35,16 +36,22 @@ def encoder(tiny_victim_folder: Folder, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-@pytest.fixture
-def adapter(encoder: Path, tmp_path: Path) -> Path:
-    """An adapter of random factors; the head has three classes."""
-    model, _, new = pretrained_classifier(str(encoder), ["a", "b", "c"])
+def random_adapter(model: Any, new: list[str]) -> Any:
+    """A model of `peft` in which everything that is trained is random."""
     tuned = with_adapter(model, 4, new)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    return tuned
+
+
+@pytest.fixture
+def adapter(encoder: Path, tmp_path: Path) -> Path:
+    """An adapter of random factors; the head has three classes."""
+    model, _, new = pretrained_classifier(str(encoder), ["a", "b", "c"])
+    tuned = random_adapter(model, new)
     folder = tmp_path / "adapter"
     folder.mkdir()
     save_adapter(tuned, folder, str(encoder))
@@ -55,6 +62,37 @@ def change(folder: Path, **values: Any) -> None:
     """Change the configuration of an adapter."""
     path = folder / ADAPTER_CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra"])
+def test_the_head_is_trained_whole_whatever_it_is_called(kind: str, tiny_victim_folder: Folder, tmp_path: Path) -> None:
+    # The folder has a head: it is none of what is new, and yet it is trained.
+    folder = tiny_victim_folder(kind, num_labels=3)
+    model, _, new = pretrained_classifier(str(folder), ["a", "b", "c"])
+    assert new == []
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tuned = random_adapter(model, new)
+    save_adapter(tuned, tmp_path, str(folder))
+    ours = Victim.load(str(tmp_path), device="cpu").model
+    theirs = tuned.merge_and_unload().state_dict()
+    for name, tensor in ours.state_dict().items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-3)  # half precision
+        if not name.startswith(f"{ours.base_model_prefix}."):
+            assert not torch.equal(tensor, before[name]), name
+
+
+def test_layers_of_another_kind_take_no_adapter() -> None:
+    prepare_torchvision()
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+    from transformers.pytorch_utils import Conv1D
+
+    model = GPT2ForSequenceClassification(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=10))
+    with pytest.raises(HarnessError, match="layers of GPT-2's kind"):
+        with_adapter(model, 4, ["score.weight"])
+    square = torch.nn.ModuleDict({"layer": Conv1D(6, 6)})
+    factors = {"layer.lora_A.weight": torch.ones(2, 6), "layer.lora_B.weight": torch.ones(6, 2)}
+    with pytest.raises(HarnessError, match="does not fit its encoder at layer"):
+        merge(square, factors, 1.0, "x")
 
 
 def test_it_is_merged_as_peft_merges_it(adapter: Path, encoder: Path) -> None:
@@ -155,7 +193,11 @@ def without(part: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Te
             lambda tensors: {**tensors, FACTOR: torch.full_like(tensors[FACTOR], torch.nan)},
             "weights that are no numbers",
         ),
-        (without(".classifier"), "has no trained classification head"),
+        (without("classifier"), "has no trained classification head"),
+        (
+            without(".classifier"),
+            r"lacks tensors that its encoder has not either: classifier\.bias, classifier\.weight",
+        ),
         (without("pre_classifier"), r"lacks tensors that its encoder has not either: pre_classifier\.bias"),
     ],
 )

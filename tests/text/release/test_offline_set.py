@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from harness.evaluation.suites import OFFLINE
+from harness.evaluation.suites import OFFLINE, plan_suite
 from harness.text.adversarial import read_rows
 from harness.text.release.description import checked_file, read_description
 from harness.text.release.restoring import restore_attacks
+from harness.text.victims import Victim
 
 SET = Path(__file__).resolve().parents[3] / "attacks" / "sets" / "offline"
 
@@ -39,6 +41,42 @@ def test_its_attacks_are_those_of_the_suite() -> None:
         assert facts["recipe"]["name"] in recipes
         assert facts["counts"]["rows"] == texts[facts["dataset"]["name"]]
         assert facts["goal"]["min_confidence"] in (None, 0.9)
+        assert facts["victim"]["hash"] == Victim.load(facts["victim"]["name"], device="cpu").hash
+
+
+def restored_steps(folder: Path) -> list[str]:
+    """The configurations that the suite would restore from a set, of its 32 attacks."""
+    attacks = [step for step in plan_suite(OFFLINE, Path("grid"), attack_set=folder) if step.kind == "attack"]
+    assert len(attacks) == 32
+    made = {step.arguments[:2] for step in attacks}
+    assert made <= {("attack", "run"), ("attack", "restore")}
+    restores = [step.arguments for step in attacks if step.arguments[1] == "restore"]
+    for arguments in restores:
+        assert arguments[2:4] == (str(folder), "--dataset")
+    return sorted(arguments[arguments.index("--config") + 1] for arguments in restores)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("run", "texts"), 7),
+        (("run", "max_length"), 64),
+        (("seed",), 1),
+        (("victim", "name"), "minilm"),
+        (("goal", "query_limit"), 100),
+    ],
+)
+def test_the_suite_restores_what_is_its_own(place: tuple[str, ...], value: object, tmp_path: Path) -> None:
+    description = json.loads((SET / "release.json").read_text())
+    names = sorted(description["configurations"])
+    assert restored_steps(SET) == names
+    shutil.copytree(SET, tmp_path / "set")
+    changed = description["configurations"][names[0]]
+    for key in place[:-1]:
+        changed = changed[key]
+    changed[place[-1]] = value
+    (tmp_path / "set" / "release.json").write_text(json.dumps(description))
+    assert restored_steps(tmp_path / "set") == names[1:]
 
 
 @pytest.mark.parametrize("dataset", ["sst2", "ag_news", "mr"])
@@ -49,4 +87,5 @@ def test_its_texts_come_back_from_the_corpus(dataset: str, shared_data: Path, tm
         assert (one.missing, one.withheld, one.moved, one.other_labels) == ([], [], 0, 0)
         manifest = json.loads((one.folder / "manifest.json").read_text())
         assert manifest["status"] == "complete"
+        assert manifest["sources"]["victim"] == one.rows[0].victim  # found by its name, with nothing said
         assert len(read_rows(one.folder)) == len(one.rows)
