@@ -58,6 +58,35 @@ def test_projections_are_scikit_learns_up_to_sign(texts):
     assert projection(test[:0]).shape == (0, 15)
 
 
+def test_fewer_references_say_nearly_the_same_where_they_can():
+    train, test = features(2200), features(300, seed=1)
+    peer = KernelPCA(15, kernel="rbf", eigen_solver="dense").fit(train)
+    arrays, reduced = fit_kernel_pca(train, 15, "RDE")
+    assert arrays["reference"].shape == (1024, 24)
+    assert {tuple(row) for row in arrays["reference"]} <= {tuple(row) for row in train.astype(np.float32)}
+    expected = peer.transform(train)
+    sign, spread = np.sign((reduced * expected).sum(axis=0)), expected.std(axis=0)
+    np.testing.assert_allclose(sign * reduced, expected, atol=1e-8)  # these are exact
+    projection = KernelProjection(arrays)
+    error = np.sqrt(((projection(train) - reduced) ** 2).mean(axis=0))
+    assert (error <= 0.03 * spread).all()
+    assert (error > 1e-7 * spread).any()
+    expected = peer.transform(test)
+    # On texts that they were not fitted on.
+    assert (np.sqrt(((sign * projection(test) - expected) ** 2).mean(axis=0)) <= 0.05 * spread).all()
+    again, _ = fit_kernel_pca(train, 15, "RDE")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_all_references_are_kept_where_fewer_would_say_something_else():
+    # Hardly any feature is near another: no component can be told from a part of them.
+    train = np.random.default_rng(0).standard_normal((2200, 24)) * 4
+    arrays, reduced = fit_kernel_pca(train, 15, "RDE")
+    assert len(arrays["reference"]) == 2200
+    np.testing.assert_allclose(KernelProjection(arrays)(train), reduced, atol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1, 10])
 def test_a_text_alone_is_projected_as_in_a_batch(scale):
     arrays, _ = fit_kernel_pca(scale * features(60), 5, "RDE")
