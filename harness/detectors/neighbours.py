@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -16,6 +17,8 @@ from harness.detectors.states import Array, Layout, bad_state
 
 LEFT_OUT = 2000  # rows that are left out in turn to standardise a layer's scores
 _CELLS = 2**22  # of the distance matrix computed at once (32 MB), to bound memory
+_FEW_TEXTS = 8  # up to which reading every reference costs more than looking for those that can be near
+_LEADING = 128  # directions in which references are looked through first
 
 
 class NeighbourDetector(LayeredDetector):
@@ -76,25 +79,54 @@ class NeighbourDetector(LayeredDetector):
             raise bad_state(self.info.name, f"{len(arrays['reference'])} reference rows have no {self.k} neighbours")
 
     def _open(self, fitted: Arrays) -> Arrays:
-        return {"vectors": self._vectors(fitted["reference"].astype(np.float64))}
+        return prepare_references(self._vectors(fitted["reference"].astype(np.float64)))
 
     def _score_layer(self, features: Floats, opened: Arrays) -> Floats:
-        return self._scored(self._vectors(features), opened["vectors"])
+        return self._scored(self._vectors(features), opened)
 
     def _fit_and_score_unseen(self, features: Floats, labels: Labels, classes: int) -> tuple[Arrays, Floats]:
         fitted = self._fit_layer(features, labels, classes)
-        vectors = self._open(fitted)["vectors"]
+        opened = self._open(fitted)
+        vectors = opened["rows"]
         own = np.unique(np.linspace(0, len(vectors) - 1, LEFT_OUT).round().astype(np.int64))
-        return fitted, self._scored(vectors[own], vectors, own)
+        return fitted, self._scored(vectors[own], opened, own)
 
-    def _scored(self, vectors: Floats, reference: Floats, own: NDArray[np.int64] | None = None) -> Floats:
-        distances = nearest_distances(vectors, reference, self.k, own=own, copies_within=self.copies_within)
+    def _scored(self, vectors: Floats, references: Arrays, own: NDArray[np.int64] | None = None) -> Floats:
+        distances = nearest_distances(vectors, references, self.k, own=own, copies_within=self.copies_within)
         return self._judge(distances, vectors.shape[1])
+
+
+def prepare_references(rows: Floats) -> Arrays:
+    """What `nearest_distances` takes of (m, d) rows.
+
+    Returns:
+        `rows`; `squares` (m,), their squared norms; and to look through them quickly, `centre` (d,), the `directions`
+        (d, r) in which they vary most, where they lie in those, `leading` (m, r) float32, their squared norms there,
+        `leading_squares` (m,), and `rest` (m,), the norms of what is left of them.
+    """
+    from scipy.linalg import eigh
+
+    d = rows.shape[1]
+    centre = rows.mean(axis=0)
+    moved = rows - centre
+    directions = eigh(moved.T @ moved, subset_by_index=(max(0, d - _LEADING), d - 1))[1]
+    leading = moved @ directions
+    squares = np.einsum("ij,ij->i", leading, leading)
+    rest = np.sqrt(np.maximum(np.einsum("ij,ij->i", moved, moved) - squares, 0))
+    return {
+        "rows": rows,
+        "squares": np.einsum("ij,ij->i", rows, rows),
+        "centre": centre,
+        "directions": directions,
+        "leading": leading.astype(np.float32),  # half the memory that one text has to read
+        "leading_squares": squares,
+        "rest": rest,
+    }
 
 
 def nearest_distances(
     vectors: Floats,
-    reference: Floats,
+    references: Arrays,
     k: int,
     *,
     own: NDArray[np.int64] | None = None,
@@ -102,12 +134,13 @@ def nearest_distances(
 ) -> Floats:
     """Euclidean distances to the k nearest reference rows.
 
-    Neighbours are found by matrix products, their distances computed anew by differences: products lose the digits
-    of a small distance between long vectors, and round by the shape of the batch.
+    Neighbours of many texts are found by matrix products, their distances computed anew by differences: products lose
+    the digits of a small distance between long vectors, and round by the shape of the batch. Of a few texts each is
+    compared in the leading directions first, which bounds its distances from below.
 
     Args:
         vectors: (n, d).
-        reference: (m, d), m >= k.
+        references: What `prepare_references` made of m >= k rows.
         k: Neighbours.
         own: (n,) reference row that is the text itself and is passed over; None where none is.
         copies_within: Reference rows within this times the norm of a text are passed over too.
@@ -116,14 +149,19 @@ def nearest_distances(
         (n, k) float64, ascending; infinite where so many were passed over that less than k are left.
     """
     found = np.zeros((len(vectors), k))
-    lengths = np.einsum("ij,ij->i", reference, reference)
+    if len(vectors) <= _FEW_TEXTS:
+        for row, vector in enumerate(vectors):
+            passed_over = None if own is None else int(own[row])
+            found[row] = _nearest_to_one(vector, references, k, passed_over, copies_within)
+        return found
+    reference = references["rows"]
     step = max(1, _CELLS // len(reference))
     for start in range(0, len(vectors), step):
         part = vectors[start : start + step]
         squares = np.einsum("ij,ij->i", part, part)
         matrix = part @ reference.T
         matrix *= -2.0
-        matrix += lengths
+        matrix += references["squares"]
         matrix += squares[:, None]
         if copies_within >= 0:
             matrix[matrix <= copies_within**2 * squares[:, None]] = np.inf
@@ -137,3 +175,35 @@ def nearest_distances(
         nearest[np.isinf(np.take_along_axis(matrix, chosen, axis=1))] = np.inf
         nearest.sort(axis=1)
     return found
+
+
+def _nearest_to_one(vector: Floats, references: Arrays, k: int, own: int | None, copies_within: float) -> Floats:
+    """The (k,) distances of one (d,) vector; arguments as in `nearest_distances`.
+
+    The distance of two vectors is at least that of their parts in the leading directions, joined with the difference
+    of the norms of what is left of them. Only what is not farther than the k-th nearest by this bound is looked at.
+    """
+    moved = vector - references["centre"]
+    leading = moved @ references["directions"]
+    length, square = float(moved @ moved), float(leading @ leading)
+    rest = math.sqrt(max(length - square, 0.0))
+    bounds: Floats = references["leading_squares"] + square
+    bounds += references["leading"] @ (-2 * leading).astype(np.float32)
+    bounds += (references["rest"] - rest) ** 2
+    # Rounding to float32 may put a bound above the distance, by less than this.
+    bounds -= 1e-5 * (length + references["leading_squares"].max())
+
+    def distances(rows: NDArray[np.int64]) -> Floats:
+        delta = references["rows"][rows] - vector
+        squares = np.einsum("ij,ij->i", delta, delta)
+        passed_over = rows == own
+        if copies_within >= 0:
+            passed_over |= squares <= copies_within**2 * (vector @ vector)
+        return np.sort(np.where(passed_over, np.inf, squares))
+
+    count = k
+    while True:  # until k are found that are not passed over, or there are no more
+        count = min(4 * count, len(bounds))
+        limit = distances(np.argpartition(bounds, count - 1)[:count])[k - 1]
+        if limit < np.inf or count == len(bounds):
+            return np.sqrt(distances(np.flatnonzero(bounds <= limit))[:k])

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness.core.errors import ConfigurationError, DataError
 from harness.detectors.knn import KNN
-from harness.detectors.neighbours import nearest_distances
+from harness.detectors.neighbours import nearest_distances, prepare_references
 from harness.text.victims import VictimOutputs
 
 
@@ -89,7 +91,36 @@ def test_nearest_distances_ascend():
     rng = np.random.default_rng(2)
     vectors, reference = rng.standard_normal((30, 6)), rng.standard_normal((400, 6))
     expected = np.sort([[np.linalg.norm(vector - row) for row in reference] for vector in vectors], axis=1)
-    np.testing.assert_allclose(nearest_distances(vectors, reference, 25), expected[:, :25], rtol=1e-12)
+    np.testing.assert_allclose(
+        nearest_distances(vectors, prepare_references(reference), 25), expected[:, :25], rtol=1e-12
+    )
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([3, 70, 90]),
+    st.sampled_from([1, 5, 60]),
+    st.floats(0.01, 100),
+    st.booleans(),
+    st.sampled_from([-1.0, 1e-5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_of_few_texts_the_nearest_are_those_of_a_plain_search(seed, d, k, scale, leave_out, copies_within):
+    rng = np.random.default_rng(seed)
+    # Two clusters, a decaying spectrum, and copies.
+    rows = scale * rng.standard_normal((60, d)) / np.arange(1, d + 1) ** rng.uniform(0, 2)
+    rows[::2] += scale * rng.standard_normal(d)
+    rows = np.concatenate([rows, rows[:6]])
+    own = rng.integers(0, len(rows), 5)
+    vectors = rows[own] if leave_out else np.concatenate([rows[own[:2]], scale * rng.standard_normal((3, d))])
+    expected = np.linalg.norm(vectors[:, None] - rows, axis=2)
+    expected[expected <= copies_within * np.linalg.norm(vectors, axis=1, keepdims=True)] = np.inf
+    if leave_out:
+        expected[np.arange(5), own] = np.inf
+    found = nearest_distances(
+        vectors, prepare_references(rows), k, own=own if leave_out else None, copies_within=copies_within
+    )
+    np.testing.assert_allclose(found, np.sort(expected, axis=1)[:, :k], rtol=1e-9, atol=1e-12)
 
 
 def test_small_distances_between_long_vectors_keep_their_digits():
@@ -98,7 +129,7 @@ def test_small_distances_between_long_vectors_keep_their_digits():
     steps = np.array([1e-5, 2e-5, 3e-5])
     reference = np.concatenate([point + steps[:, None] * np.eye(20)[:3], point + rng.standard_normal((50, 20))])
     reference = reference[rng.permutation(53)]
-    found = nearest_distances(point[None], reference, 3)
+    found = nearest_distances(point[None], prepare_references(reference), 3)
     np.testing.assert_allclose(found, [steps], rtol=1e-5)
 
 
