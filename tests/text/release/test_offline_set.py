@@ -15,6 +15,9 @@ from harness.text.release.restoring import restore_attacks
 from harness.text.victims import Victim
 
 SET = Path(__file__).resolve().parents[3] / "attacks" / "sets" / "offline"
+CORPORA = sorted(
+    {facts["dataset"]["name"] for facts in read_description(SET)["configurations"].values()} if SET.is_dir() else ()
+)
 
 pytestmark = pytest.mark.skipif(not SET.is_dir(), reason="the set lies in a checkout only")
 
@@ -79,7 +82,7 @@ def test_the_suite_restores_what_is_its_own(place: tuple[str, ...], value: objec
     assert restored_steps(tmp_path / "set") == names[1:]
 
 
-@pytest.mark.parametrize("dataset", ["sst2", "ag_news", "mr"])
+@pytest.mark.parametrize("dataset", CORPORA)
 def test_its_texts_come_back_from_the_corpus(dataset: str, shared_data: Path, tmp_path: Path) -> None:
     restored = restore_attacks(SET, tmp_path / "runs", dataset=str(shared_data / "text" / dataset))
     assert restored
