@@ -17,6 +17,11 @@ def is_hub_id(value: Any) -> bool:
     return isinstance(value, str) and _HUB_ID.fullmatch(value) is not None and ".." not in value
 
 
+def looks_like_path(spec: str) -> bool:
+    """Whether a name can only be meant as a path: a hub id has one slash at most and no leading dot or slash."""
+    return spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec
+
+
 def summary(error: Exception) -> str:
     """The beginning of a library's error message, on one line."""
     return " ".join(str(error).split())[:200].rstrip(".: ") or type(error).__name__

@@ -20,9 +20,9 @@ from harness.core.files import read_json, write_json
 from harness.core.loading import summary
 from harness.core.tensors import check_tensors
 from harness.text.starting_points import pretrained_classifier
-from harness.text.victims import ADAPTER_CONFIG
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+# The first tells a folder of an adapter from one of a whole model.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 # Other ways of merging that a configuration of peft may ask for.

@@ -15,11 +15,11 @@ from harness.core.compat import prepare_torchvision
 from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, DataError, MissingFileError, VictimError
 from harness.core.flops import flops_at_exits
-from harness.core.loading import unloadable
+from harness.core.loading import looks_like_path, unloadable
 from harness.text.architectures import reads_first_token
 from harness.text.batches import padded_batches
 from harness.text.claims import check_claims
-from harness.text.victims import looks_like_path, token_limit, weights_hash
+from harness.text.victims import token_limit, weights_hash
 
 Features = dict[tuple[int, str], NDArray[np.float32]]
 # Operations depend on a text's length; they are counted on one of this many tokens.

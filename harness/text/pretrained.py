@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, MissingFileError
-from harness.core.loading import unloadable
-from harness.text.victims import looks_like_path
+from harness.core.loading import looks_like_path, unloadable
 
 
 class Pretrained(NamedTuple):

@@ -9,10 +9,9 @@ from typing import Any
 from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
 from harness.core.files import hash_file, hash_json
-from harness.core.loading import summary
+from harness.core.loading import looks_like_path, summary
 from harness.text.architectures import WORD_ENCODERS, architecture_of
 from harness.text.encoding import prepare
-from harness.text.victims import looks_like_path
 from harness.text.word_vocabulary import StartVectors, new_word_classifier
 
 # What of a folder decides where training starts; the last four are a tokenizer's.

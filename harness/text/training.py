@@ -17,13 +17,13 @@ from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import cache_folder, disk_errors, hash_json, write_json
 from harness.core.progress import Progress
 from harness.core.runs import Run
-from harness.text.adapters import ADAPTER_WEIGHTS, save_adapter, with_adapter
+from harness.text.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, save_adapter, with_adapter
 from harness.text.architectures import WORD_ENCODERS
 from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
 from harness.text.encoding import encode_texts
 from harness.text.sources import victim_pointer
 from harness.text.starting_points import encoder_name, load_starting_point, pretrained_classifier
-from harness.text.victims import ADAPTER_CONFIG, Victim, token_limit
+from harness.text.victims import Victim, token_limit
 from harness.text.word_vocabulary import StartVectors
 
 VICTIM_FACTS = "victim.json"

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from harness.core.compat import prepare_torchvision
 from harness.core.devices import choose_device, torch_dtype
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
-from harness.core.loading import unloadable
+from harness.core.loading import looks_like_path, unloadable
 from harness.core.registry import Registry
 from harness.core.weights import hash_weights
+from harness.text.adapters import ADAPTER_CONFIG, load_adapter
 from harness.text.architectures import (
     ARCHITECTURES,
     architecture_of,
@@ -30,8 +31,6 @@ from harness.text.batches import padded_batches
 from harness.text.claims import check_claims
 from harness.text.encoding import encode_texts, prepare
 
-# The file that tells a folder of an adapter from one of a whole model.
-ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Each is a function that returns a folder; lazily, for what makes them needs what stands here.
 VICTIMS: Registry[Callable[[], Path]] = Registry(
@@ -176,8 +175,6 @@ class Victim:
         word_models.register()
         folder = Path(source)
         if (folder / ADAPTER_CONFIG).is_file():
-            from harness.text.adapters import load_adapter
-
             return cls(name, *load_adapter(folder), **options)
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise VictimError(f"the folder {source} holds no model: config.json is missing.")
@@ -354,11 +351,6 @@ def _check_classifier(name: str, config: Any) -> None:
             f"the victim {name!r} has {config.num_labels} label: it is a regressor, not a classifier.",
             "Use a classifier with at least two labels.",
         )
-
-
-def looks_like_path(spec: str) -> bool:
-    """Whether a name can only be meant as a path: a hub id has one slash at most and no leading dot or slash."""
-    return spec.startswith((".", "/", "~")) or spec.count("/") > 1 or "\\" in spec
 
 
 _NO_LIMIT = 10**9

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from harness.core.compat import prepare_torchvision
 from harness.core.errors import HarnessError
 from harness.core.files import read_json
-from harness.text.adapters import ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, with_adapter
+from harness.text.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, merge, save_adapter, with_adapter
 from harness.text.starting_points import pretrained_classifier
-from harness.text.victims import ADAPTER_CONFIG, VICTIMS, Victim
+from harness.text.victims import VICTIMS, Victim
 
 Folder = Callable[..., Path]
 TEXTS = ["good film", "a dull and tedious plot", "the", "warm funny moving brilliant"]
