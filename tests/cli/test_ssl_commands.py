@@ -252,6 +252,10 @@ def test_an_unsplit_image_folder_is_told_as_such(
 def test_a_run_goes_on_in_the_precision_it_was_begun_with(
     main: Callable[..., int], pictures: Path, tmp_path: Path, capfd: Any
 ) -> None:
+    from harness.core.devices import bf16_supported, choose_device
+
+    if not bf16_supported(choose_device(None)):
+        pytest.skip("this machine has no bf16")
     arguments = ["--objective", "simclr", "--data", pictures, *SMALL, "--out", tmp_path / "run"]
     assert main("ssl", "train", *arguments, "--precision", "bf16", "--time-limit", "0.001s") == 0
     assert main("ssl", "train", *arguments) == 0
