@@ -187,7 +187,7 @@ def train_victim(
         for file in Path(staged).iterdir():
             file.replace(run.path(file.name))
     # As it was written: an adapter is rounded and merged.
-    victim = Victim.load(str(run.folder))
+    victim = Victim.load(str(run.folder.resolve()))
     outputs = victim.read(data.heldout.texts)
     correct = int((outputs.predictions == data.heldout.labels).sum())
     interval = binomtest(correct, len(data.heldout)).proportion_ci(0.95, method="wilson")

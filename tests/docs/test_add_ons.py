@@ -136,6 +136,7 @@ def test_the_page_shows_every_kind_there_is(page: Any) -> None:
         "detectors": "centroid",
         "images": "stripes",
         "objectives": "huber",
+        "victims": "barometer",
     }.items():
         (line,) = (line for line in of(page, f"harness list {kind}").splitlines() if name in line.split())
         assert "from palimpsest-example" in line
