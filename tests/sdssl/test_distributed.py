@@ -115,23 +115,22 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_training_on_two_processes_is_training_on_one(tmp_path: Path, accumulate: int) -> None:
+    # Small steps: with the preset's, seven of them carried last digits on to 0.15 % of a gradient (without AVX-512).
     arguments = [*TRAIN, "--objective", "simclr", "--self-distill", "--epochs", "2", "--accumulate", str(accumulate)]
+    arguments += ["--learning-rate", "4e-4"]
     for name, processes in (("one", 1), ("two", 2)):
         done = harness([*arguments, "--out", name], tmp_path, processes)
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("trained for 8 steps") == 1  # 64 images / 16 x 2 epochs, however many processes
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=0, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(two[key], value, rtol=0, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
     lines = [read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two")]
     assert len(lines[0]) == len(lines[1]) == 8
-    for step, (alone, together) in enumerate(zip(*lines, strict=True)):
+    for alone, together in zip(*lines, strict=True):
         assert alone["learning_rate"] == together["learning_rate"]
-        for name in ("loss", "loss_layer_1", "loss_layer_3"):
-            assert together[name] == pytest.approx(alone[name], rel=1e-4), (step, name)
-        # Steep losses carry the last digits of the weights on: without AVX-512 it was seen to differ by 0.15 %.
-        rel = 1e-2 if step else 1e-5
-        assert together["gradient_norm"] == pytest.approx(alone["gradient_norm"], rel=rel), step
+        for name in ("loss", "loss_layer_1", "loss_layer_3", "gradient_norm"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-4), name
     assert json.loads((tmp_path / "two" / "manifest.json").read_text())["world_size"] == 2
 
 

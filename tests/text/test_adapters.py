@@ -24,18 +24,6 @@ Folder = Callable[..., Path]
 TEXTS = ["good film", "a dull and tedious plot", "the", "warm funny moving brilliant"]
 
 
-@pytest.fixture(scope="module")
-def encoder(tiny_victim_folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny encoder whose classifier has a matrix of its own before the last one."""
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
-    source = tiny_victim_folder("distilbert", seed=3)
-    AutoModel.from_pretrained(source).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    return folder
-
-
 def random_adapter(model: Any, new: list[str]) -> Any:
     """A model of `peft` in which everything that is trained is random."""
     tuned = with_adapter(model, 4, new)

@@ -44,18 +44,6 @@ def data() -> TrainingData:
     return TrainingData(separable(320, 1, "train"), separable(100, 2, "validation"), "validation")
 
 
-@pytest.fixture(scope="module")
-def encoder(tiny_victim_folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny encoder without a head."""
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
-    source = tiny_victim_folder("distilbert", seed=3)
-    AutoModel.from_pretrained(source).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    return folder
-
-
 def train(
     encoder: str | Path,
     data: TrainingData,
