@@ -74,6 +74,10 @@ bench: setup
 bench-detect *arguments: setup
     {{ python }} benchmarks/detector_cost.py {{ arguments }}
 
+# Compare RDE in finished evaluations (run folders of `eval detect`) with the same detector put together from scikit-learn.
+rde-composition +cells: setup
+    {{ python }} benchmarks/rde_composition.py {{ cells }}
+
 # Run the offline grid of docs/detectors.md: victims, attacks, all detectors (hours; resumes). `texts` has a folder a dataset.
 offline-grid texts artifacts *arguments: setup
     {{ harness }} eval detect --suite offline --data {{ texts }} --artifacts {{ artifacts }} --out runs/offline \
@@ -83,10 +87,9 @@ offline-grid texts artifacts *arguments: setup
 bench-attack *arguments: setup
     {{ python }} benchmarks/attack_speed.py {{ arguments }}
 
-# Make the stand-ins that `bench-attack` and the recipes' variants need from a folder of texts (half an hour).
-stand-ins texts: setup
-    {{ harness }} fetch minilm counterfitted-glove nltk-tagger
-    {{ harness }} fetch minilm-masked-lm --dataset {{ texts }}
+# Make the stand-ins that `bench-attack` and the recipes' variants need.
+stand-ins: setup
+    {{ harness }} fetch minilm counterfitted-glove nltk-tagger minilm-masked-lm
 
 # Measure training steps, k-NN and layer reading, against the bare model, lightly and faiss.
 bench-ssl: setup

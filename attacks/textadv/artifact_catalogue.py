@@ -181,7 +181,7 @@ DISTILROBERTA_BASE = Artifact(
 MINILM_MASKED_LM = Artifact(
     name="minilm-masked-lm",
     kind="masked LM",
-    summary="all-MiniLM-L6-v2 trained here as a masked LM on the texts of a dataset",
+    summary="all-MiniLM-L6-v2 as a masked LM, by an adapter of this package; with --dataset, trained on its texts",
     files=_TRANSFORMER_FILES,
     source=Made("harness.text.masked_lm:make", needs=("minilm",), takes_dataset=True),
     licence="Apache-2.0",

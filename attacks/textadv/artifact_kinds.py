@@ -68,7 +68,7 @@ class Made:
         maker: "module:function", called as `make(target, sources, dataset=, limit=, seed=)`: `target` is an empty
             folder to fill, `sources` maps each name in `needs` to its folder; `dataset` and `limit` may be None.
         needs: Names of artifacts.
-        takes_dataset: Whether it learns from the texts of a dataset.
+        takes_dataset: Whether it learns from the texts of a dataset where one is named.
     """
 
     maker: str

@@ -145,8 +145,6 @@ def way_to_get(artifact: Artifact, folder: Path | None = None) -> str:
     if isinstance(source, InstalledPackage) and source.is_code:
         return _pip_line(source)
     command = f"harness fetch {artifact.name}"
-    if isinstance(source, Made) and source.takes_dataset:
-        command += " --dataset DATASET"
     if folder is not None:
         command += f" --artifacts {shlex.quote(str(folder))}"
     return f"Run: {command}"

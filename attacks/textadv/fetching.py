@@ -92,8 +92,8 @@ def fetch(
 
     Raises:
         UnknownNameError: There is no such artifact.
-        ConfigurationError: A dataset is missing, or the artifact is here, made with other settings; or a folder of
-            this name is here that nothing of ours made.
+        ConfigurationError: The artifact is here, made with other settings; or a folder of this name is here that
+            nothing of ours made.
         MissingArtifactError: It cannot be had as it is: only as a pickle, or as a package that must be installed.
         HarnessError: It cannot be downloaded.
         DataError: What was downloaded is not what it should be.
@@ -105,7 +105,7 @@ def fetch(
         return found
     elsewhere = None if again or folder is None else _elsewhere(artifact, wanted)
     if elsewhere is None:
-        _check_obtainable(artifact, wanted)
+        _check_obtainable(artifact)
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
     with _alone(root, name, say):
@@ -152,12 +152,11 @@ def _elsewhere(artifact: Artifact, wanted: Settings) -> Path | None:
     return place if _agree(_made_with(artifact, place), _used(artifact, wanted), wanted) else None
 
 
-def _check_obtainable(artifact: Artifact, wanted: Settings) -> None:
+def _check_obtainable(artifact: Artifact) -> None:
     """Refuse before anything is downloaded.
 
     Raises:
         MissingArtifactError: It exists only as a pickle, or as a package that must be installed.
-        ConfigurationError: No dataset is named.
     """
     source = artifact.source
     if isinstance(source, Pickled):
@@ -167,11 +166,6 @@ def _check_obtainable(artifact: Artifact, wanted: Settings) -> None:
     if missing_module(artifact):
         raise MissingArtifactError(
             f"the artifact {artifact.name!r} is a Python package that has to be installed.", way_to_get(artifact)
-        )
-    if isinstance(source, Made) and source.takes_dataset and wanted.dataset is None:
-        raise ConfigurationError(
-            f"the artifact {artifact.name!r} learns from the texts of a dataset, and none is named.",
-            "Add --dataset DATASET: a name (harness list datasets), or a path to a file or folder.",
         )
 
 

@@ -1,9 +1,9 @@
-"""Low-rank adapters: a fine-tuned victim as what training changed of its encoder.
+"""Low-rank adapters: a fine-tuned model as what training changed of its encoder.
 
 Training changes the last bits of all weights with the number of threads and with the processor, so that a fully tuned
-victim cannot be made again elsewhere; and it is too large to go with a set. An adapter (LoRA; Hu et al., ICLR 2022) of
-a small encoder has less than 1 MB. Its factors are kept in half precision and merged in a fixed order: the victim has
-the same weights, and the same hash, on every machine.
+model cannot be made again elsewhere; and it is too large to go with a set. An adapter (LoRA; Hu et al., ICLR 2022) of
+a small encoder has a few MB. Its factors are kept in half precision and merged in a fixed order: the model has the
+same weights, and the same hash, on every machine.
 
 Folders are those of the library `peft`, which trains; loading does without it.
 """
@@ -11,7 +11,7 @@ Folders are those of the library `peft`, which trains; loading does without it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from harness.text.starting_points import pretrained_classifier
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+# How the name of a factor ends while `peft` trains it.
+_IN_TRAINING = ".default.weight"
 # Other ways of merging that a configuration of peft may ask for.
 _OTHER_WAYS = (
     *("alpha_pattern", "rank_pattern", "fan_in_fan_out", "lora_bias", "use_bdlora", "use_dora", "use_qalora"),
@@ -33,13 +35,14 @@ _OTHER_WAYS = (
 _MERGE = "Merge it into its encoder with peft, and use the whole model."
 
 
-def with_adapter(model: Any, rank: int, new: Sequence[str]) -> Any:
-    """A classifier of which training moves linear layers through factors only; the head and what is new, as a whole.
+def with_adapter(model: Any, rank: int, whole: Sequence[str]) -> Any:
+    """Let training move linear layers of a model through factors only, and some tensors as they are.
 
     Args:
-        model: A classifier of transformers; it is changed.
+        model: A model of transformers with an encoder inside; it is changed in place. Layers outside the encoder get
+            no factors.
         rank: Columns of a factor.
-        new: Names of the model's tensors that are not pretrained.
+        whole: Names of the tensors that are trained as they are.
 
     Returns:
         The model inside one of `peft`.
@@ -52,48 +55,56 @@ def with_adapter(model: Any, rank: int, new: Sequence[str]) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise HarnessError("the package peft is not installed.", 'Run: pip install "palimpsest[adapters]"') from error
-    head = {name for name, part in model.named_children() if name != model.base_model_prefix and [*part.parameters()]}
-    whole = sorted(head | {name.rpartition(".")[0] for name in new if name.partition(".")[0] not in head})
     if any(type(part).__name__ == "Conv1D" for part in model.modules()):
         raise ConfigurationError(
             "the encoder has layers of GPT-2's kind, which take no adapter here.", "Train all weights."
         )
-    left_alone = rf"({'|'.join(map(re.escape, whole))})(\..*)?"
-    settings = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=left_alone, modules_to_save=whole
+    outside = {name for name, _ in model.named_children() if name != model.base_model_prefix}
+    apart = rf"({'|'.join(map(re.escape, sorted(outside | _modules(whole))))})(\..*)?"
+    own = dict(model.named_parameters())
+    tuned = get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", exclude_modules=apart)
     )
-    return get_peft_model(model, settings)
+    for name in whole:
+        own[name].requires_grad_(True)
+    return tuned
 
 
-def save_adapter(model: Any, folder: Path, encoder: str) -> None:
-    """Write what was trained, in half precision, and how it is to be merged.
+def save_adapter(model: Any, folder: Path, encoder: str, *, task: str | None = None) -> None:
+    """Write what was trained, matrices in half precision, and how it is to be merged.
 
     Args:
-        model: What `with_adapter` returned, trained.
+        model: What `with_adapter` changed, trained.
         folder: Where to.
-        encoder: What was tuned, as `load_adapter` will look for it.
+        encoder: What was tuned, as it will be looked for.
+        task: What `peft` calls the task.
     """
     import torch
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    trained = get_peft_model_state_dict(model)
-    tensors = {name: trained[name].detach().cpu().to(torch.float16).contiguous() for name in sorted(trained)}
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    factors = {name for name in trained if name.endswith(_IN_TRAINING)}
+    tensors = {}
+    for name, value in sorted(trained.items()):
+        kept = value.detach().cpu().to(torch.float16 if value.ndim > 1 else torch.float32)
+        tensors[_PREFIX + name.replace(_IN_TRAINING, ".weight")] = kept.contiguous()
     save_file(tensors, folder / ADAPTER_WEIGHTS, {"format": "pt"})
-    settings, plain = model.peft_config["default"], model.get_base_model()
+    (rank,) = {len(trained[name]) for name in factors if ".lora_A." in name}
     told = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": task,
         "base_model_name_or_path": encoder,
-        "r": settings.r,
-        "lora_alpha": settings.lora_alpha,
-        "target_modules": sorted(set(settings.target_modules) - set(settings.modules_to_save)),
-        "modules_to_save": sorted(settings.modules_to_save),
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": sorted({name.partition(".lora_")[0] for name in factors}),
+        "modules_to_save": sorted(_modules(set(trained) - factors)),
         "inference_mode": True,
     }
     write_json(folder / ADAPTER_CONFIG, told)
-    plain.config.architectures = [type(plain).__name__]
-    plain.config.save_pretrained(folder)
+
+
+def _modules(tensors: Iterable[str]) -> set[str]:
+    return {name.rpartition(".")[0] for name in tensors}
 
 
 def load_adapter(folder: Path) -> tuple[Any, Any]:
@@ -110,9 +121,7 @@ def load_adapter(folder: Path) -> tuple[Any, Any]:
         MissingFileError: The folder or its encoder is not there.
         VictimError: It is no plain LoRA of a classifier, or does not fit its encoder.
     """
-    settings = read_json(folder / ADAPTER_CONFIG)
-    _check(folder, settings)
-    tensors = _read(folder / ADAPTER_WEIGHTS)
+    settings, tensors = read_adapter(folder)
     # The last matrix of the head has a row a class; all others that are trained as a whole have more.
     matrices = [value for name, value in tensors.items() if value.ndim == 2 and not _FACTOR.fullmatch(name)]
     if not (classes := min(map(len, matrices), default=0)):
@@ -122,6 +131,19 @@ def load_adapter(folder: Path) -> tuple[Any, Any]:
         raise VictimError(f"the adapter {folder} lacks tensors that its encoder has not either: {', '.join(missing)}.")
     merge(model, tensors, settings["lora_alpha"] / settings["r"], str(folder))
     return model, tokenizer
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An adapter's configuration, and its tensors by their names in the model.
+
+    Raises:
+        MissingFileError: A file is not there.
+        VictimError: It is no plain LoRA.
+        DataError: Its weights are no sound safetensors file.
+    """
+    settings = read_json(folder / ADAPTER_CONFIG)
+    _check(folder, settings)
+    return settings, _read(folder / ADAPTER_WEIGHTS)
 
 
 def merge(model: Any, tensors: Mapping[str, Any], scale: float, name: str) -> None:

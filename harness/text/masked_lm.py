@@ -15,7 +15,9 @@ from harness.text.victims import token_limit, weights_hash
 if TYPE_CHECKING:
     import torch
 
-_HINT = "Get one: harness fetch minilm-masked-lm --dataset DATASET."
+_HINT = "Get one: harness fetch minilm-masked-lm."
+# The adapter that comes with this package.
+_OWN = Path(__file__).parent / "resources" / "masked_lm" / "adapter"
 
 
 def _distilbert_head(model: Any, hidden: torch.Tensor) -> Any:
@@ -160,19 +162,29 @@ def _wanted(
 
 
 def make(target: Path, sources: Mapping[str, Path], *, dataset: str | None, limit: int | None, seed: int) -> None:
-    """Train a masked LM out of the encoder in `sources["minilm"]` on the texts of a dataset.
+    """Make a masked LM of the encoder in `sources["minilm"]`: with this package's adapter, or trained on a dataset.
 
     Args:
         target: The folder to write; `MaskedLanguageModel.load` opens it.
         sources: "minilm": a folder with an encoder of the BERT architecture.
-        dataset: A name or a path that `harness.text.datasets.load_dataset` takes; its train split is read.
+        dataset: A name or a path that `harness.text.datasets.load_dataset` takes; its train split is read. None for
+            the adapter of this package, which makes the same weights everywhere.
         limit: Texts to use; None for all.
         seed: What draws texts, masks and new weights.
 
     Raises:
-        ConfigurationError: No dataset is named, or the encoder is not of the BERT architecture.
+        ConfigurationError: The encoder is not of the BERT architecture, or texts are limited without a dataset.
+        VictimError: This package's adapter does not fit the encoder.
         DataError: Too few texts to train on and to hold out.
     """
-    from harness.text.masked_lm_training import train_masked_lm
+    from harness.text.masked_lm_training import adapted, save_masked_lm, train_masked_lm
 
+    if dataset is None:
+        if limit is not None or seed:
+            raise ConfigurationError(
+                "--limit and --seed are for a masked LM that is trained, and no dataset is named.",
+                "Add --dataset NAME_OR_PATH.",
+            )
+        save_masked_lm(*adapted(sources["minilm"], _OWN), target)
+        return
     train_masked_lm(target, sources["minilm"], dataset=dataset, limit=limit, seed=seed)

@@ -1,7 +1,8 @@
 """Train a masked language model out of an encoder that has lost its head, or never had one.
 
-The whole model learns, with BERT's head on top (Devlin et al., NAACL 2019): a dense layer, GELU, layer norm, and the
-word embeddings once more as the output layer. Masks are drawn anew for every batch.
+The encoder learns through an adapter (`adapters.py`), with BERT's head on top (Devlin et al., NAACL 2019): a dense
+layer, GELU, layer norm, and the word embeddings once more as the output layer. Masks are drawn anew for every batch.
+What was trained is small, and is kept beside the model that it was merged into.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from harness.core.errors import ConfigurationError, DataError
 from harness.core.files import disk_errors, hash_file, write_json
 from harness.core.loading import unloadable
 from harness.core.progress import Progress
+from harness.text.adapters import merge, read_adapter, save_adapter, with_adapter
 from harness.text.datasets import TextDataset, load_dataset
 from harness.text.masking import IGNORED, Sequences, cut_sequences, mask_tokens
 from harness.text.victims import weights_hash
@@ -28,7 +30,11 @@ from harness.text.victims import weights_hash
 if TYPE_CHECKING:
     import torch
 
-FACTS = "facts.json"
+FACTS, ADAPTER = "facts.json", "adapter"
+# The artifact that an adapter is said to be one of.
+_ENCODER = "minilm"
+# Of BERT's head all but the output layer, which is the word embeddings.
+_HEAD = "cls.predictions."
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class MaskedTrainingSettings:
         epochs: Passes over the texts at most.
         batch_size: Sequences in one batch.
         length: Tokens in a sequence, special ones included.
-        learning_rate: Of the encoder.
+        rank: Of the encoder's adapter.
+        learning_rate: Of the adapter.
         head_learning_rate: Of the new head, which has further to go.
         weight_decay: Of all but biases and norms.
         heldout_share: Share of the texts that are not trained on.
@@ -51,7 +58,8 @@ class MaskedTrainingSettings:
     epochs: int = 3
     batch_size: int = 16
     length: int = 128
-    learning_rate: float = 4e-4
+    rank: int = 32
+    learning_rate: float = 2e-3
     head_learning_rate: float = 1e-3
     weight_decay: float = 0.01
     heldout_share: float = 0.05
@@ -62,7 +70,7 @@ def train_masked_lm(
     target: Path,
     encoder: Path,
     *,
-    dataset: str | None,
+    dataset: str,
     limit: int | None,
     seed: int,
     settings: MaskedTrainingSettings | None = None,
@@ -84,15 +92,11 @@ def train_masked_lm(
         beside those of the unigram distribution of the training tokens.
 
     Raises:
-        ConfigurationError: No dataset is named, or there is no encoder of the BERT architecture.
+        ConfigurationError: There is no encoder of the BERT architecture.
         DataError: Too few texts.
     """
     import torch
 
-    if dataset is None:
-        raise ConfigurationError(
-            "a masked LM is trained on texts, and no dataset was named.", "Add --dataset NAME_OR_PATH."
-        )
     settings = settings or MaskedTrainingSettings()
     torch.manual_seed(seed)
     model, tokenizer = _load(encoder)
@@ -104,7 +108,13 @@ def train_masked_lm(
         # The head begins as the unigram distribution and need not spend its first steps on learning it.
         model.cls.predictions.bias.copy_(torch.from_numpy(np.log(unigram)))
     model.to(choose_device(device))
+    with_adapter(model, settings.rank, [name for name, _ in model.named_parameters() if name.startswith(_HEAD)])
     steps, seen = _train(model, tokenizer, sequences, settings, seed)
+    with disk_errors(target):
+        (target / ADAPTER).mkdir(parents=True, exist_ok=True)
+        save_adapter(model, target / ADAPTER, _ENCODER)
+    model, _ = adapted(encoder, target / ADAPTER)
+    model.to(choose_device(device))
     # Short sequences, as it was trained on, and texts as long as the model takes.
     lengths = {"short": settings.length, "whole": int(model.config.max_position_embeddings)}
     measured = {
@@ -126,12 +136,38 @@ def train_masked_lm(
         "heldout": measured,
         "hash": weights_hash(model, tokenizer),
     }
+    save_masked_lm(model, tokenizer, target)
+    write_json(target / FACTS, facts)
+    return facts
+
+
+def adapted(encoder: Path, adapter: Path) -> tuple[Any, Any]:
+    """The masked LM that an encoder and an adapter of it make, the same weights on every machine.
+
+    Args:
+        encoder: A folder with the encoder.
+        adapter: A folder `adapter` that `train_masked_lm` wrote.
+
+    Returns:
+        (model, tokenizer)
+
+    Raises:
+        ConfigurationError: There is no encoder of the BERT architecture.
+        DataError: The adapter is not sound.
+        VictimError: It does not fit the encoder.
+    """
+    settings, tensors = read_adapter(adapter)
+    model, tokenizer = _load(encoder)
+    merge(model, tensors, settings["lora_alpha"] / settings["r"], str(adapter))
+    return model.eval(), tokenizer
+
+
+def save_masked_lm(model: Any, tokenizer: Any, target: Path) -> None:
+    """Write a model and its tokenizer, as `MaskedLanguageModel.load` opens them."""
     target.mkdir(parents=True, exist_ok=True)
     with disk_errors(target):
         model.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
-    write_json(target / FACTS, facts)
-    return facts
 
 
 def _load(encoder: Path) -> tuple[Any, Any]:
@@ -190,8 +226,9 @@ def _train(
     steps = min(settings.steps, settings.epochs * math.ceil(len(sequences) / settings.batch_size))
     warmup = max(1, steps // 10)
     groups = []
-    for prefix, rate in (("cls.", settings.head_learning_rate), ("", settings.learning_rate)):
-        mine = [p for name, p in model.named_parameters() if name.startswith("cls.") == bool(prefix)]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for of_head, rate in ((True, settings.head_learning_rate), (False, settings.learning_rate)):
+        mine = [p for name, p in trained.items() if name.startswith(_HEAD) == of_head]
         groups.append({"params": [p for p in mine if p.ndim > 1], "lr": rate, "weight_decay": settings.weight_decay})
         groups.append({"params": [p for p in mine if p.ndim <= 1], "lr": rate, "weight_decay": 0.0})
     optimizer = torch.optim.AdamW(groups, fused=True)
@@ -207,7 +244,7 @@ def _train(
             count = max(1, answers.shape[1])
             if answers.size:
                 (loss / count).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             schedule.step()

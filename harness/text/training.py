@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,7 @@ def train_victim(
             "an adapter is one of a pretrained encoder, without word vectors.", "Leave out --adapter-rank."
         )
     else:
-        plain, tokenizer, new = pretrained_classifier(encoder, names)
-        model = with_adapter(plain, adapter_rank, new)
+        model, tokenizer = _adaptable(encoder, names, adapter_rank)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
@@ -183,7 +182,7 @@ def train_victim(
             model.eval().save_pretrained(staged, safe_serialization=True)
             tokenizer.save_pretrained(staged)
         else:
-            save_adapter(model, Path(staged), victim_pointer(encoder))
+            _save_adapter(model, Path(staged), encoder)
         for file in Path(staged).iterdir():
             file.replace(run.path(file.name))
     # As it was written: an adapter is rounded and merged.
@@ -208,6 +207,21 @@ def train_victim(
     }
     write_json(run.path(VICTIM_FACTS), facts)
     return facts
+
+
+def _adaptable(encoder: str, label_names: Sequence[str], rank: int) -> tuple[Any, Any]:
+    """A classifier and its tokenizer; the head and what is not pretrained are trained whole, the rest by an adapter."""
+    model, tokenizer, new = pretrained_classifier(encoder, label_names)
+    inside = f"{model.base_model_prefix}."
+    whole = [name for name, _ in model.named_parameters() if name in new or not name.startswith(inside)]
+    with_adapter(model, rank, whole)
+    return model, tokenizer
+
+
+def _save_adapter(model: Any, folder: Path, encoder: str) -> None:
+    save_adapter(model, folder, victim_pointer(encoder), task="SEQ_CLS")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
 
 
 def embedded_victim_folder() -> Path:

@@ -24,9 +24,10 @@ Folder = Callable[..., Path]
 TEXTS = ["good film", "a dull and tedious plot", "the", "warm funny moving brilliant"]
 
 
-def random_adapter(model: Any, new: list[str]) -> Any:
+def random_adapter(model: Any) -> Any:
     """A model of `peft` in which everything that is trained is random."""
-    tuned = with_adapter(model, 4, new)
+    inside = f"{model.base_model_prefix}."
+    tuned = with_adapter(model, 4, [name for name, _ in model.named_parameters() if not name.startswith(inside)])
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in tuned.parameters():
@@ -38,11 +39,12 @@ def random_adapter(model: Any, new: list[str]) -> Any:
 @pytest.fixture
 def adapter(encoder: Path, tmp_path: Path) -> Path:
     """An adapter of random factors; the head has three classes."""
-    model, _, new = pretrained_classifier(str(encoder), ["a", "b", "c"])
-    tuned = random_adapter(model, new)
+    model, *_ = pretrained_classifier(str(encoder), ["a", "b", "c"])
+    random_adapter(model)
     folder = tmp_path / "adapter"
     folder.mkdir()
-    save_adapter(tuned, folder, str(encoder))
+    save_adapter(model, folder, str(encoder))
+    model.config.save_pretrained(folder)
     return folder
 
 
@@ -59,8 +61,9 @@ def test_the_head_is_trained_whole_whatever_it_is_called(kind: str, tiny_victim_
     model, _, new = pretrained_classifier(str(folder), ["a", "b", "c"])
     assert new == []
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tuned = random_adapter(model, new)
-    save_adapter(tuned, tmp_path, str(folder))
+    tuned = random_adapter(model)
+    save_adapter(model, tmp_path, str(folder))
+    model.config.save_pretrained(tmp_path)
     ours = Victim.load(str(tmp_path), device="cpu").model
     theirs = tuned.merge_and_unload().state_dict()
     for name, tensor in ours.state_dict().items():

@@ -10,16 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.core.errors import ConfigurationError, DataError, MissingFileError
-from harness.core.files import hash_file
+from harness.core.errors import ConfigurationError, DataError, MissingFileError, VictimError
+from harness.core.files import hash_file, read_json
+from harness.text import masked_lm
+from harness.text.embedded import encoder_folder
 from harness.text.masked_lm import MaskedLanguageModel, make
-from harness.text.masked_lm_training import MaskedTrainingSettings, train_masked_lm
+from harness.text.masked_lm_training import FACTS, MaskedTrainingSettings, adapted, train_masked_lm
 from harness.text.masking import IGNORED, cut_sequences, mask_tokens
 
 ModelFolder = Callable[[str], Path]
+RESOURCES = Path(masked_lm.__file__).parent / "resources"
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +233,19 @@ def test_a_trained_one_knows_more_than_word_counts(
     assert (saved["truncation"], saved["padding"]) == (None, None)
     assert lm.max_length == 128
 
+    # What was trained makes the model again, and is small.
+    again, _ = adapted(encoder, target / "adapter")
+    trained = lm.model.state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in again.state_dict().items())
+
+
+def test_that_of_this_package_is_what_was_measured(tmp_path: Path) -> None:
+    facts = read_json(RESOURCES / "masked_lm" / FACTS)
+    make(tmp_path / "made", {"minilm": encoder_folder()}, dataset=None, limit=None, seed=0)
+    assert MaskedLanguageModel.load(tmp_path / "made", device="cpu").hash == facts["hash"]
+    for measured in facts["heldout"].values():
+        assert measured["cross_entropy"] < measured["unigram_cross_entropy"] - 2
+
 
 def test_the_head_begins_with_the_word_counts(
     reviews: Path, tiny_victim_folder: Callable[..., Path], tmp_path: Path
@@ -267,9 +284,13 @@ def test_the_same_seed_trains_the_same_model(
 
 def test_making_says_what_it_lacks(reviews: Path, tiny_victim_folder: Callable[..., Path], tmp_path: Path) -> None:
     target, bert = tmp_path / "made", tiny_victim_folder("bert")
-    with pytest.raises(ConfigurationError, match="no dataset was named") as caught:
+    for options in ({"limit": 9, "seed": 0}, {"limit": None, "seed": 1}):
+        with pytest.raises(ConfigurationError, match="no dataset is named") as caught:
+            make(target, {"minilm": bert}, dataset=None, **options)
+        assert "--dataset" in caught.value.hint
+    # What comes with this package is an adapter of another encoder.
+    with pytest.raises(VictimError, match=r"does not fit its encoder at bert\.encoder"):
         make(target, {"minilm": bert}, dataset=None, limit=None, seed=0)
-    assert "--dataset" in caught.value.hint
     with pytest.raises(ConfigurationError, match="BERT architecture"):
         make(target, {"minilm": tiny_victim_folder("roberta")}, dataset=str(reviews), limit=9, seed=0)
     with pytest.raises(ConfigurationError, match="no loadable encoder"):

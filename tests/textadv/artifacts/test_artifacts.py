@@ -142,8 +142,7 @@ def test_what_is_not_here_names_itself_and_the_way_to_get_it(
     elif isinstance(source, InstalledPackage) and source.is_code:
         assert hint == f"Run: pip install {source.requirement}"
     else:
-        asks = " --dataset DATASET" if isinstance(source, Made) and source.takes_dataset else ""
-        assert hint == f"Run: harness fetch {artifact.name}{asks}"
+        assert hint == f"Run: harness fetch {artifact.name}"
         (tmp_path / "my dir").mkdir()
         with pytest.raises(MissingArtifactError) as failed:
             find_artifact(artifact.name, tmp_path / "my dir")

@@ -297,17 +297,17 @@ def test_what_is_made_brings_what_it_needs(web: Any, cache: Path, register: Regi
     assert json.loads((cache / "cooked" / "manifest.json").read_text())["source"]["needs"] != source["needs"]
 
 
-def test_what_learns_from_texts_asks_for_them(
+def test_what_may_learn_from_texts_is_made_anew_for_others(
     web: Any, cache: Path, tmp_path: Path, register: Register, maker: str
 ) -> None:
     register("raw", (Download(web.serve("/a", b"raw"), into="a.txt"),))
     register("taught", Made(maker, ("raw",), takes_dataset=True))
-    with pytest.raises(ConfigurationError, match="none is named") as failed:
-        fetch("taught")
-    assert "--dataset" in failed.value.hint
-    assert web.requests == []  # it stops before anything is downloaded
+    fetch("taught")
+    assert (cache / "taught" / "a.txt").read_text() == "raw None None 0"
     given = Settings("imdb", 10, 0)
-    fetch("taught", settings=given)
+    with pytest.raises(ConfigurationError, match="made with dataset None, limit None, seed 0, not with dataset imdb"):
+        fetch("taught", settings=given)
+    fetch("taught", settings=given, again=True)
     assert (cache / "taught" / "a.txt").read_text() == "raw imdb 10 0"
     assert "already" in fetch("taught", settings=given).note
     assert "already" in fetch("taught").note
