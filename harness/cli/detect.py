@@ -46,7 +46,9 @@ def fit(
     out: options.Out,
     detector: Annotated[str, typer.Option(help="Which detector (harness list detectors).")] = "rde",
     split: Annotated[str, typer.Option(help="The split to fit on.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="Training rows, drawn by seed; by default all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Training rows to read, drawn by seed; by default all.")
+    ] = None,
     layer: options.Layer = None,
     components: Annotated[int | None, typer.Option(min=1, help="Dimensions RDE keeps.")] = None,
     seed: options.Seed = 0,
@@ -80,6 +82,7 @@ def fit(
         STATE_FILE,
         add_on_facts,
         build_detector,
+        corpus_facts,
         fit_detectors,
         save_detector,
     )
@@ -115,6 +118,7 @@ def fit(
         "dataset_hash": texts.hash,
         "dataset_split": texts.split,
         "train_rows": len(texts),
+        **corpus_facts(built, whole),
         "seed": seed,
         **({"tuned_on": tuning.facts} if tuning else {}),
     }
@@ -123,7 +127,7 @@ def fit(
         if run.finished:
             typer.echo("this detector is fitted already.")
         else:
-            truncated = fit_detectors([built], model, texts, seed)
+            truncated = fit_detectors([built], model, texts, seed, corpus=whole)
             if truncated:
                 typer.echo(model.truncation_note(truncated, len(texts)))
             if tuning is not None:

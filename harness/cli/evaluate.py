@@ -54,7 +54,9 @@ def detect(
     dataset: Annotated[str | None, typer.Option(help="The dataset, where the attack does not say.")] = None,
     target: Target = None,
     validation_fraction: Fraction = None,
-    train_limit: Annotated[int | None, typer.Option(min=1, help="Training rows for the detectors.")] = None,
+    train_limit: Annotated[
+        int | None, typer.Option(min=1, help="Training rows that the victim reads for detectors.")
+    ] = None,
     layer: options.Layer = None,
     components: Annotated[int | None, typer.Option(min=1, help="Dimensions RDE keeps.")] = None,
     replicates: Annotated[int, typer.Option(min=1, help="Bootstrap replicates.")] = 1000,

@@ -44,6 +44,8 @@ class DetectorInfo:
         at_most: Forwards that no text needs more of, where the number depends on the text and is bounded.
         cost: All that scoring one text costs, such as "L + 1" for a text of L words.
         scores_words: Whether it can say which words look substituted (`word_scores`).
+        version: Raised where it scores otherwise than before, with the same parameters on the same data: fits and rows
+            of one version are not those of another.
     """
 
     name: str
@@ -56,6 +58,7 @@ class DetectorInfo:
     at_most: float | None = None
     adversarial_texts: Literal["none", "tunes", "trains"] = "none"
     scores_words: bool = False
+    version: int = 1
 
     @property
     def needs_adversarial_labels(self) -> bool:

@@ -68,6 +68,7 @@ def fit_detectors(
     train: TextDataset | None,
     seed: int = 0,
     *,
+    corpus: TextDataset | None = None,
     other_layers: Sequence[int] = (),
 ) -> int:
     """Fit detectors on clean training texts, reading the victim once for all of them.
@@ -79,6 +80,7 @@ def fit_detectors(
         victim: Whose features they read.
         train: Training texts with gold labels; may be None when no detector wants any.
         seed: Seed of the draw of training rows.
+        corpus: Clean training texts whose words are counted, which takes no forward, where they are more than `train`.
         other_layers: Layers to read besides, so that detectors that are fitted one after the other, on the same rows,
             share one reading.
 
@@ -100,7 +102,7 @@ def fit_detectors(
     unfitted = []
     truncated = 0
     for detector in waiting:
-        folder = _cache_folder(detector, victim, train, seed)
+        folder = _cache_folder(detector, victim, train, corpus or train, seed)
         facts = _cached(folder)
         if facts is None:
             unfitted.append((detector, folder))
@@ -116,7 +118,7 @@ def fit_detectors(
     reading = read_texts(victim, [train.texts[i] for i in needed], layers, what="reading training texts")
     for (detector, folder), drawn in zip(unfitted, draws, strict=True):
         if detector.reads_corpus:
-            detector.fit_corpus(train.texts)
+            detector.fit_corpus((corpus or train).texts)
         rows = np.searchsorted(needed, drawn)
         detector.fit(reading.outputs.take(rows), train.labels[drawn])
         save_detector(folder, detector, {"truncated": reading.outputs.truncated})
@@ -135,6 +137,7 @@ def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) ->
         {
             "format": _FORMAT,
             "detector": detector.info.name,
+            "detector_version": detector.info.version,
             "parameters": detector.parameters(),
             "versions": versions(),
             **add_on_facts(detector),
@@ -183,6 +186,11 @@ def _unfitted(folder: Path, facts: Mapping[str, Any]) -> Detector:
     if not isinstance(name, str):
         raise DataError(f"{folder / DETECTOR_FILE} is damaged: it names no detector.", "Fit the detector again.")
     kind = JointDetector if name == JOINT else DETECTORS.get(name)
+    if (version := facts.get("detector_version", 1)) != kind.info.version:
+        raise ConfigurationError(
+            f"{folder} holds {name} of version {version!r}, and this is version {kind.info.version}.",
+            "They score otherwise: use the package that fitted it, or fit the detector again.",
+        )
     try:
         if kind is JointDetector:
             JointDetector.check_members(parameters)
@@ -210,16 +218,25 @@ def _cached(folder: Path) -> dict[str, Any] | None:
     return facts if _state_holds(folder, facts) else None
 
 
-def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, seed: int) -> Path:
+def corpus_facts(detector: Detector, corpus: TextDataset | None) -> dict[str, Any]:
+    """Of which texts a detector counted the words: `corpus_rows` and `corpus_hash`; nothing where it counts none."""
+    if not detector.reads_corpus or corpus is None:
+        return {}
+    return {"corpus_rows": len(corpus), "corpus_hash": corpus.hash}
+
+
+def _cache_folder(detector: Detector, victim: Victim, train: TextDataset, corpus: TextDataset, seed: int) -> Path:
     found = versions()
     key = {
         "format": _FORMAT,
         "detector": detector.info.name,
+        "detector_version": detector.info.version,
         "parameters": detector.parameters(),
         "victim": victim.hash,
         "max_length": victim.max_length,
         "dtype": victim.dtype,
         "data": train.hash,
+        **corpus_facts(detector, corpus),
         "seed": seed,
         # A fit by another version of what computes it is another fit.
         "versions": {name: found.get(name) for name in ("palimpsest", "scikit-learn", "numpy")},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import string
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,9 +21,10 @@ from harness.text.synonyms import shipped_synonyms
 from harness.text.words import find_words
 
 KINDS = ("synonym", "word", "typo")
-STATISTICS = 10
+STATISTICS = 14
 _BUCKETS = 2**21
 _MOST_PIECES = 6
+_SHORTEST_MISSPELT = 3
 
 COUNTS: Layout = {
     "words": Array("uint8", ("bytes",)),
@@ -41,9 +43,10 @@ class CorpusCounts:
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.words = read_words("palimpsest", arrays)
-        self.counts = dict(zip(self.words, arrays["counts"].tolist(), strict=True))
+        self.counts: dict[str, int] = dict(zip(self.words, arrays["counts"].tolist(), strict=True))
         self.pairs = arrays["pairs"]
         self._draw = np.cumsum(np.sqrt(arrays["counts"].astype(np.float64)))
+        self._candidates: dict[tuple[str, bool], tuple[str, ...]] = {}
 
     @staticmethod
     def count(texts: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -72,6 +75,27 @@ class CorpusCounts:
         place = int(np.searchsorted(self._draw, rng.random() * self._draw[-1], "right"))
         return self.words[min(place, len(self.words) - 1)]
 
+    def candidates(self, word: str, *, unseen: bool) -> tuple[str, ...]:
+        """What a word in lower case may stand in the place of: those of its synonyms that were counted, sorted.
+
+        Args:
+            word: In lower case.
+            unseen: Whether it is none of the training texts' words, and may be a misspelt one: then counted words that
+                are one edit away are among them.
+        """
+        if (word, unseen) not in self._candidates:
+            found = {name for name in shipped_synonyms(word) if name in self.counts}
+            if unseen and len(word) >= _SHORTEST_MISSPELT:
+                found |= {name for name in _one_edit_away(word) if name in self.counts}
+            self._candidates[word, unseen] = tuple(sorted(found - {word}))
+        return self._candidates[word, unseen]
+
+    def likelier(self, word: str) -> str | None:
+        """The candidate that was counted most, if more often than the word; of equal ones the last in the alphabet."""
+        found = self.candidates(word, unseen=word not in self.counts)
+        best = max(found, key=lambda name: (self.counts[name], name), default=word)
+        return best if self.counts.get(best, 0) > self.counts.get(word, 0) else None
+
     def statistics(self, text: str, pieces: NDArray[np.int64], own: str | None = None) -> NDArray[np.float32]:
         """What the counts say of each word of a text.
 
@@ -82,26 +106,45 @@ class CorpusCounts:
                 training text would be new, as words of other clean texts are.
 
         Returns:
-            (words, 10) float32.
+            (words, 14) float32: of the word, its pairs with either neighbour, its form, and how much likelier than it
+            are its candidates, by themselves and between its neighbours.
         """
         words = lower_words(text)
-        less = Counter(lower_words(own)) if own is not None else Counter[str]()
-        keys = _pair_keys(words)
-        fewer = Counter(_pair_keys(lower_words(own)).tolist()) if own is not None else Counter[int]()
-        count = np.array([max(0, self.counts.get(word, 0) - less[word]) for word in words], np.float64)
-        around = np.array([max(0, int(self.pairs[key]) - fewer[key]) for key in keys.tolist()], np.float64)
+        owns = Counter[str]() if own is None else Counter(lower_words(own))
+        own_pairs = Counter[int]() if own is None else Counter(_pair_keys(lower_words(own)))
+
+        def counted(word: str) -> int:
+            return max(0, self.counts.get(word, 0) - owns[word])
+
+        def paired(key: int) -> float:
+            return math.log1p(max(0, int(self.pairs[key]) - own_pairs[key]))
+
+        count = np.array([*map(counted, words)], np.float64)
         phi = np.log1p(count)
+        around = np.array([*map(paired, _pair_keys(words))], np.float64)
+        ends, gains = ["", *words, ""], np.zeros((len(words), 4))
+        for place, word in enumerate(words):
+            if found := self.candidates(word, unseen=bool(count[place] == 0)):
+                counts = [*map(counted, found)]
+                fits = [paired(_pair_key(ends[place], x)) + paired(_pair_key(x, ends[place + 2])) for x in found]
+                gains[place] = (
+                    max(0.0, math.log1p(max(counts)) - phi[place]),
+                    max(0.0, max(fits) - around[place] - around[place + 1]),
+                    math.log1p(len(found)),
+                    math.log1p(sum(counts)) - phi[place],
+                )
         columns = (
             phi,
             phi**2 / 10,
             count == 0,
-            np.log1p(around[:-1]),
-            np.log1p(around[1:]),
+            around[:-1],
+            around[1:],
             np.minimum(pieces, _MOST_PIECES),
             pieces > 0,
             np.array([word in ENGLISH_STOP_WORDS for word in words]),
             np.array([len(word) / 5 for word in words]),
             np.full(len(words), np.log1p(len(words))),
+            *gains.T,
         )
         return np.stack([np.asarray(column, np.float32) for column in columns], axis=1).reshape(-1, STATISTICS)
 
@@ -155,7 +198,22 @@ def _typo(word: str, rng: np.random.Generator) -> str:
     return head + (tail[1] + tail[0] + tail[2:], tail[1:], letter + tail[1:], letter + tail)[int(rng.integers(4))]
 
 
-def _pair_keys(words: Sequence[str]) -> NDArray[np.int64]:
-    ends = ["", *words, ""]
-    pairs = (f"{a} {b}".encode("utf-8", "surrogatepass") for a, b in pairwise(ends))
-    return np.array([zlib.crc32(pair) % _BUCKETS for pair in pairs], np.int64)
+def _one_edit_away(word: str) -> Iterator[str]:
+    """What a word may have been before two of its letters were swapped, or one was left out, changed or put in."""
+    for at in range(len(word) + 1):
+        head, tail = word[:at], word[at:]
+        yield from (head + letter + tail for letter in string.ascii_lowercase)
+        if tail:
+            yield head + tail[1:]
+            yield from (head + letter + tail[1:] for letter in string.ascii_lowercase)
+        if len(tail) > 1:
+            yield head + tail[1] + tail[0] + tail[2:]
+
+
+def _pair_keys(words: Sequence[str]) -> list[int]:
+    """The keys of the pairs of neighbours, with the ends of the text."""
+    return [_pair_key(first, second) for first, second in pairwise(["", *words, ""])]
+
+
+def _pair_key(first: str, second: str) -> int:
+    return zlib.crc32(f"{first} {second}".encode("utf-8", "surrogatepass")) % _BUCKETS

@@ -1,4 +1,4 @@
-"""Palimpsest: find the words that look written over, and read the text without them."""
+"""Palimpsest: find the words that look written over, and read the text as it may have been before."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.base import DetectorInfo, Floats, Labels, QueryDetector, rows_of_class, texts_of
-from harness.detectors.overwriting import COUNTS, KINDS, STATISTICS, CorpusCounts, overwrite, text_rng
+from harness.detectors.overwriting import (
+    COUNTS,
+    KINDS,
+    STATISTICS,
+    CorpusCounts,
+    lower_words,
+    overwrite,
+    text_rng,
+)
 from harness.detectors.states import Array, Layout, bad_state, check_sizes, read_words
-from harness.text.edits import mask_word, mask_words
+from harness.text.edits import mask_word, replace_words
 from harness.text.victims import VictimOutputs
 from harness.text.word_states import read_word_states, state_layers
 
 _PROBE_WORDS = 60_000
-_SUSPECT = -1.0  # log-odds from which a word is masked
+_SUSPECT = -1.0  # log-odds from which a word gives way to a likelier candidate
+_OVERWRITTEN = 0.0  # log-odds from which a word without one is masked
 _UNREAD = -20.0  # log-odds of a word beyond the victim's cut: no evidence
 _SURE = 1e-4
 _SIGNALS = 3
@@ -35,14 +44,16 @@ class Palimpsest(QueryDetector):
     typing errors), which words are no longer a text's own; it reads the victim's states of the word in four layers and
     statistics of word counts. With e_i its log-odds at word i, y the victim's prediction on x:
 
-        masked(x) = logit of 1 - p(y | x without the words with e_i > -1)
+        restored(x) = logit of 1 - p(y | x with the words with e_i > -1 replaced by their most frequent candidate,
+                      where one is more frequent, and the others with e_i > 0 masked)
         reader(x) = max over c != y of r_c - r_y, with r a linear reader of the class from the mean state, in the
                     layer at a third of the depth, of the words weighted by 1 - sigmoid(e_i)
         evidence(x) = mean over i of sigmoid(e_i)
         score(x) = sum of (signal - its mean) / its deviation, on clean training texts that trained neither
 
-    p(y|x) itself is not among them, so that a sure victim vetoes nothing. The victim is asked twice more: for the
-    states of the words, and about the masked text.
+    Candidates of a word are its WordNet synonyms and, where it was never counted, the words one typing error away.
+    p(y|x) itself is not among the signals, so that a sure victim vetoes nothing. The victim is asked twice more: for
+    the states of the words, and about the restored text.
 
     Args:
         rows: Clean training texts: half train probe and reader, half set means and deviations.
@@ -58,6 +69,7 @@ class Palimpsest(QueryDetector):
         forwards_per_text=3,
         cost="3",
         scores_words=True,
+        version=2,
     )
     reads_corpus: ClassVar[bool] = True
     layout: ClassVar[Layout | None] = {
@@ -210,17 +222,14 @@ class Palimpsest(QueryDetector):
         check_sizes(self.info.name, self.layout, self._arrays, sizes)
 
     def _signals(self, outputs: VictimOutputs, owns: Sequence[str] | None = None) -> Floats:
-        """(n, 3) masked, reader and evidence; `owns` where the texts are among those counted."""
+        """(n, 3) restored, reader and evidence; `owns` where the texts are among those counted."""
         texts, labels = texts_of(outputs), outputs.predictions
         signals = np.zeros((len(texts), _SIGNALS))
         if not texts:
             return signals
         reading, mask, rows = self._read(texts, owns), mask_word(self.victim), np.arange(len(texts))
-        hidden = [
-            mask_words(t, np.flatnonzero(e > _SUSPECT).tolist(), mask)
-            for t, e in zip(texts, reading.evidence, strict=True)
-        ]
-        left = np.clip(self.victim.read(hidden).probabilities[rows, labels], _SURE, 1 - _SURE)
+        restored = [self._restored(*of_text, mask) for of_text in zip(texts, reading.evidence, strict=True)]
+        left = np.clip(self.victim.read(restored).probabilities[rows, labels], _SURE, 1 - _SURE)
         signals[:, 0] = np.log(1 - left) - np.log(left)
         said = reading.own @ self._arrays["reader_weights"].T + self._arrays["reader_bias"]
         if said.shape[1] == 1:
@@ -232,6 +241,14 @@ class Palimpsest(QueryDetector):
             read = odds[odds > _UNREAD]
             signals[row, 2] = _sigmoid(read).mean() if len(read) else 0.0
         return signals
+
+    def _restored(self, text: str, odds: Floats, mask: str) -> str:
+        words, instead = lower_words(text), {}
+        for place in np.flatnonzero(odds > _SUSPECT).tolist():
+            likelier = self.counts.likelier(words[place])
+            if likelier is not None or odds[place] > _OVERWRITTEN:
+                instead[place] = mask if likelier is None else likelier
+        return replace_words(text, instead)
 
 
 def _reader(layers: Sequence[int]) -> int:

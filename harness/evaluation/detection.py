@@ -34,7 +34,7 @@ class EvaluationSettings:
         seeds: Sampling seeds; a row each.
         target: Adversarial texts aimed at; None for the paper's number for the dataset.
         validation_fraction: Share of the rows set aside; None for the paper's.
-        train_limit: Training rows the detectors may see, drawn by `fit_seed`; None for all.
+        train_limit: Training rows that the victim reads for detectors, drawn by `fit_seed`; None for all.
         fit_seed: Seed of the draw of training rows and of seeded detectors.
         replicates: Bootstrap replicates of the intervals.
         dear_texts: Texts of each class that a detector of more than ten forwards scores of a sample.

@@ -265,6 +265,7 @@ def _facts(
         "detector": {
             "title": info.title,
             "paper": info.paper,
+            "version": info.version,
             "adversarial_texts": info.adversarial_texts,
             "needs_adversarial_labels": info.needs_adversarial_labels,
             "parameters": fitted.detector.facts(),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.core.errors import DataError, HarnessError, VictimError
 from harness.core.scores import Cost
 from harness.detectors.base import Detector, Floats
-from harness.detectors.fitting import build_detector, fit_detectors, load_detector
+from harness.detectors.fitting import build_detector, corpus_facts, fit_detectors, load_detector
 from harness.detectors.scoring import score_with_cost
 from harness.detectors.specs import canonical_spec, constructor_parameters, parse_spec, spec_title
 from harness.evaluation.attacks import EvaluatedAttack
@@ -101,7 +101,7 @@ def fit_all(
         attack: Its victim and training texts.
         specs: Detectors, or names in `folders`.
         parameters: Constructor arguments for all detectors that take them.
-        train_limit: Training rows the detectors may see; None for all.
+        train_limit: Training rows that the victim reads for detectors; None for all. Words are counted in all.
         seed: Of the draw of training rows and of seeded detectors.
         folders: Name -> folder of a detector fitted before.
 
@@ -128,7 +128,7 @@ def fit_all(
     layers = [layer for *_, detector in built for layer in detector.layers]
     for called, title, detector in built:
         try:
-            cut = fit_detectors([detector], attack.victim, train, seed, other_layers=layers)
+            cut = fit_detectors([detector], attack.victim, train, seed, corpus=attack.train, other_layers=layers)
         except HarnessError as error:
             unavailable.append(Unavailable(called, title, f"{error.message} {error.hint}".strip()))
             continue
@@ -138,6 +138,7 @@ def fit_all(
             "train_rows_offered": offered,
             "train_rows_seen": offered if wanted is None else min(offered, wanted),
             "train_hash": train.hash if train is not None and (wanted != 0 or detector.reads_corpus) else None,
+            **corpus_facts(detector, attack.train),
             "fit_seed": seed,
         }
         fitted.append(FittedDetector(called, title, detector, facts))
@@ -158,10 +159,11 @@ def _load(folder: Path, attack: EvaluatedAttack) -> FittedDetector:
                 f"Evaluate with --{name.replace('_', '-')} {known.get(name)}, or fit again.",
             )
     rows, wanted = known["train_rows"], detector.fit_rows
-    facts = {
+    facts: dict[str, Any] = {
         "train_rows_offered": rows,
         "train_rows_seen": rows if wanted is None else min(rows, wanted),
         "train_hash": known["dataset_hash"] if wanted != 0 or detector.reads_corpus else None,
+        **{name: known[name] for name in ("corpus_rows", "corpus_hash") if name in known},
         "fit_seed": known["seed"],
     }
     name = detector.info.name

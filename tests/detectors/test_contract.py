@@ -18,7 +18,7 @@ from harness.core.errors import (
 )
 from harness.core.files import hash_file
 from harness.core.runs import Run
-from harness.detectors.fitting import build_detector, fit_detectors, load_detector, save_detector
+from harness.detectors.fitting import build_detector, corpus_facts, fit_detectors, load_detector, save_detector
 from harness.detectors.publishing import stage_detector
 from harness.detectors.registry import DETECTORS
 from harness.detectors.scoring import score
@@ -425,6 +425,33 @@ def test_only_the_rows_that_are_wanted_are_read(victim, train):
     before = victim.forwards
     fit_detectors([detector], victim, train, seed=7)
     assert victim.forwards - before == 120
+
+
+def test_a_fit_of_another_version_is_none_of_this(victim, train, tmp_path, monkeypatch):
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path))
+    first = build(victim, "mle", {})
+    fit_detectors([first], victim, train)
+    (state,) = (tmp_path / "detectors").rglob("state.safetensors")
+    monkeypatch.setattr(type(first), "info", dataclasses.replace(first.info, version=7))
+    with pytest.raises(ConfigurationError, match="holds mle of version 1, and this is version 7"):
+        load_detector(state.parent)
+    fit_detectors([build(victim, "mle", {})], victim, train)
+    assert len([*(tmp_path / "detectors").rglob("state.safetensors")]) == 2
+
+
+def test_words_are_counted_in_texts_that_are_not_read(victim, train):
+    few, few_again, all_of_them = (build(victim, "fgws", {}) for _ in range(3))
+    rows = train.take(range(20))
+    before = victim.forwards
+    fit_detectors([few], victim, rows)
+    fit_detectors([all_of_them], victim, rows, corpus=train)
+    fit_detectors([few_again], victim, rows, corpus=rows)
+    assert victim.forwards == before
+    counted = [int(detector.arrays()["counts"].sum()) for detector in (few, few_again, all_of_them)]
+    assert counted[0] == counted[1] == sum(len(find_words(text)) for text in rows.texts)
+    assert counted[2] == sum(len(find_words(text)) for text in train.texts) > counted[0]
+    assert corpus_facts(few, train) == {"corpus_rows": len(train), "corpus_hash": train.hash}
+    assert corpus_facts(build(victim, "mle", {}), train) == {}
 
 
 def test_fitting_without_texts_is_refused(victim):

@@ -11,7 +11,8 @@ import torch
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.overwriting import CorpusCounts, overwrite
 from harness.detectors.palimpsest import Palimpsest
-from harness.text.edits import mask_word, mask_words, token_words
+from harness.text.edits import mask_word, token_words
+from harness.text.synonyms import shipped_synonyms
 from harness.text.victims import Victim
 from harness.text.word_states import read_word_states, state_layers
 from harness.text.words import find_words
@@ -46,6 +47,44 @@ def slow_states(victim, text):
     return found
 
 
+def slow_restored(counts, text, odds, mask):
+    """The text with suspects replaced by what stands more often in the training texts, or masked."""
+    parts, end = [], 0
+    for word, e in zip(find_words(text), odds, strict=True):
+        form = word.text.lower()
+        near = set(shipped_synonyms(form))
+        if form not in counts.counts and len(form) > 2:
+            near |= {known for known in counts.counts if one_edit_apart(form, known)}
+        near = [(counts.counts[name], name) for name in near if name in counts.counts]
+        best = max(near, default=(0, ""))
+        if e > -1 and best[0] > counts.counts.get(form, 0):
+            new = best[1]
+        elif e > 0:
+            new = mask
+        else:
+            new = word.text
+        parts += [text[end : word.start], new]
+        end = word.end
+    return "".join([*parts, text[end:]])
+
+
+def one_edit_apart(a, b):
+    """Whether two words differ by one letter put in, left out or changed, or by two neighbours swapped (a-z only)."""
+    long, short = sorted((a, b), key=len, reverse=True)
+    if len(long) - len(short) == 1:
+        return any(long[:i] + long[i + 1 :] == short for i in range(len(long)))
+    different = [i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+    swapped = len(different) == 2 and different[1] == different[0] + 1
+    return len(a) == len(b) and (
+        len(different) == 1
+        or (
+            swapped
+            and sorted(a[i] for i in different) == sorted(b[i] for i in different)
+            and a[different[0]] == b[different[1]]
+        )
+    )
+
+
 def slow_score(detector, victim, text):
     arrays, counts = detector.arrays(), detector.counts
     states = slow_states(victim, text)
@@ -63,8 +102,9 @@ def slow_score(detector, victim, text):
     bag = weighted / max(total, 1e-3)
     r = float((arrays["reader_weights"][0] @ bag if total else 0.0) + arrays["reader_bias"][0])
     y = int(victim.read([text]).probabilities[0].argmax())
-    hidden = mask_words(text, [i for i, e in enumerate(odds) if e > -1], mask_word(victim))
-    p = min(max(victim.read([hidden]).probabilities[0, y], 1e-4), 1 - 1e-4)
+    p = min(
+        max(victim.read([slow_restored(counts, text, odds, mask_word(victim))]).probabilities[0, y], 1e-4), 1 - 1e-4
+    )
     read = [1 / (1 + math.exp(-e)) for e in odds if e > -20]
     signals = [math.log((1 - p) / p), -r if y == 1 else r, sum(read) / len(read) if read else 0.0]
     return sum((s - m) / d for s, m, d in zip(signals, arrays["center"], arrays["spread"], strict=True)), odds
@@ -133,7 +173,32 @@ def test_counts_leave_a_texts_own_words_out():
     np.testing.assert_allclose(
         counts.statistics("a good film", ones, "a good film")[:, 0], np.log1p([0, 1, 0]), rtol=1e-6
     )
-    assert counts.statistics("", np.zeros(0, np.int64)).shape == (0, 10)
+    assert counts.statistics("", np.zeros(0, np.int64)).shape == (0, 14)
+
+
+def test_candidates_are_what_a_word_may_have_been():
+    counts = CorpusCounts(CorpusCounts.count(["movie movie movie flick film film", "brilliant brillant"]))
+    assert counts.candidates("film", unseen=False) == ("flick", "movie")
+    assert counts.likelier("film") == "movie"
+    assert counts.likelier("movie") is None
+    # Letters swapped, left out, changed and put in; a counted word is not taken for misspelt.
+    for typo in ("flim", "fim", "fillm", "filk"):
+        assert counts.likelier(typo) == "film", typo
+    assert counts.likelier("brillant") is None
+    assert counts.candidates("fi", unseen=True) == ()
+
+
+def test_gains_are_those_of_the_likeliest_candidate():
+    corpus = ["a fine movie", "a fine movie", "a fine film", "the movie", "a dull film"]
+    counts = CorpusCounts(CorpusCounts.count(corpus))
+    gains = counts.statistics("fine film", np.ones(2, np.int64))[:, -4:]
+    # 2 films, 3 movies; "fine movie" twice and "movie" at the end three times, "fine film" once and "film" twice.
+    of_film = [np.log(4 / 3), np.log(3) + np.log(4) - np.log(2) - np.log(3), np.log(2), np.log(4 / 3)]
+    np.testing.assert_allclose(gains[1], of_film, rtol=1e-6)
+    # Of a training text, its own words and pairs are not counted.
+    gains = counts.statistics("a fine film", np.ones(3, np.int64), "a fine movie")[:, -4:]
+    of_film = [0, np.log(2) + np.log(3) - np.log(2) - np.log(3), np.log(2), 0]
+    np.testing.assert_allclose(gains[2], of_film, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["synonym", "word", "typo"])
