@@ -83,6 +83,25 @@ offline-grid texts artifacts *arguments: setup
     {{ harness }} eval detect --suite offline --data {{ texts }} --artifacts {{ artifacts }} --out runs/offline \
         --leaderboard leaderboards/ {{ arguments }}
 
+# Tune on another attack, ask another victim, and attack the detectors too: docs/cross-checks.md (half an hour).
+cross-checks texts: setup
+    #!/usr/bin/env bash
+    set -euo pipefail
+    out=runs/cross-checks
+    pwws=$out/attacks/sst2-pwws-untargeted-minilm_lora_sst2 typos=$out/attacks/sst2-deepwordbug-untargeted-minilm_lora_sst2
+    fitted="--train-limit 4000 --validation-fraction 0.3 --seeds 0"
+    {{ harness }} attack restore attacks/sets/offline --dataset {{ texts }}/sst2 --out $out/attacks
+    {{ harness }} eval detect --attacks $pwws --detector msp rde fgws palimpsest wdr $fitted --out $out/tuned-on-itself
+    {{ harness }} eval detect --attacks $pwws --detector msp rde fgws palimpsest wdr $fitted --tune-attacks $typos --out $out/tuned-on-typos
+    {{ harness }} eval detect --attacks $pwws --detector msp rde fgws palimpsest $fitted --victim minilm-lora-mr --other-victim --out $out/other-victim
+    for detector in rde palimpsest; do
+        {{ harness }} detect fit --victim minilm-lora-sst2 --dataset {{ texts }}/sst2 --limit 4000 --detector $detector \
+            --max-length 128 --out $out/$detector
+        {{ harness }} attack run --dataset {{ texts }}/sst2 --victim minilm-lora-sst2 --recipe deepwordbug --split test --limit 100 \
+            --max-length 128 --threads 1 --evade $out/$detector --out $out/evading-$detector
+    done
+    {{ harness }} attack stats $out/evading-rde $out/evading-palimpsest
+
 # Attack the same texts with TextAttack and with this, recipe by recipe; `--artifacts DIR` has what they need.
 bench-attack *arguments: setup
     {{ python }} benchmarks/attack_speed.py {{ arguments }}
