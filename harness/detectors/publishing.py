@@ -32,9 +32,10 @@ from harness.text.victims import VICTIMS
 
 CARD = "README.md"
 _FACTS = (
-    *("format", "detector", "parameters", "add_on", "versions"),
+    *("format", "detector", "detector_version", "parameters", "add_on", "versions"),
     *("victim", "victim_hash", "max_length", "dtype"),
     *("dataset", "dataset_hash", "dataset_split", "dataset_id", "train_rows", "seed", "truncated"),
+    *("corpus_rows", "corpus_hash"),
     *("tuned_on", "members", "tuning_texts"),
 )
 _CALIBRATION = (
