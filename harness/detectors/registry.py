@@ -72,5 +72,5 @@ DETECTORS.add("mlmd", "harness.detectors.mlmd:MLMD", "mask and refill every word
 DETECTORS.add("gradmlmd", "harness.detectors.mlmd:GradMLMD", "the same for the words of largest gradient")
 DETECTORS.add("rtd-guard", "harness.detectors.rtd_guard:RTDGuard", "mask what a replaced-token discriminator marks")
 DETECTORS.add(
-    "palimpsest", "harness.detectors.palimpsest:Palimpsest", "find overwritten words, read the text without them"
+    "palimpsest", "harness.detectors.palimpsest:Palimpsest", "find overwritten words, read what may have stood there"
 )
