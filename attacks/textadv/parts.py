@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.text.gradients import token_gradients
 from harness.text.victims import Victim, weights_hash
+from textadv.answers import AnswerFile
 from textadv.artifacts import find_artifact
 from textadv.goals import Goal
 from textadv.joining import Oracle
@@ -29,17 +30,26 @@ class Parts:
         victim: The classifier under attack.
         goal: What the attacks want.
         artifacts: A folder with artifacts, looked into first (`--artifacts`).
+        answers: What the victim and sentence encoders answered to earlier attacks; None to remember nothing.
 
     Attributes:
         queries: The oracle of the victim's probabilities.
         hashes: Content hashes of the artifacts that were loaded, by name.
     """
 
-    def __init__(self, victim: Victim, goal: Goal | None = None, *, artifacts: Path | None = None) -> None:
+    def __init__(
+        self,
+        victim: Victim,
+        goal: Goal | None = None,
+        *,
+        artifacts: Path | None = None,
+        answers: AnswerFile | None = None,
+    ) -> None:
         load_textattack()
         self.victim = victim
         self.goal = goal or Goal()
         self.artifacts = artifacts
+        self._answers = answers
         self.hashes: dict[str, str] = {}
         self._loaded: dict[tuple[str, str], Any] = {}
         self._oracles: list[Oracle[Any, Any]] = []
@@ -64,8 +74,21 @@ class Parts:
         # A digest: the ids of a long text would take more memory than all the rest.
         inputs = [hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest() for ids in encoded]
         new = {key: text for key, text in zip(inputs, texts, strict=True) if key not in self._read}
-        self._read.update(zip(new, self.victim.read(list(new.values())).probabilities, strict=True))
+        unread = list(new.values())
+        found = self._recalled(
+            f"{self.victim.hash[:40]} {self.victim.dtype}",
+            list(new),
+            lambda places: self.victim.read([unread[place] for place in places]).probabilities,
+        )
+        self._read.update(zip(new, found, strict=True))
         return [self._read[key] for key in inputs]
+
+    def _recalled(
+        self, model: str, questions: Sequence[bytes], answer: Callable[[list[int]], Iterable[Any]]
+    ) -> list[Any]:
+        if self._answers is None:
+            return list(answer(list(range(len(questions)))))
+        return self._answers.recall(model, questions, answer)
 
     def forget(self) -> None:
         """Drop all remembered answers."""
@@ -113,7 +136,14 @@ class Parts:
 
             encoder = load_sentence_encoder(name, folder, device=str(self.victim.device))
             self.hashes[name] = encoder.hash
-            return self._oracle(encoder.encode).ask
+
+            def encode(texts: Sequence[str]) -> list[Any]:
+                asked = [text.encode() for text in texts]
+                return self._recalled(
+                    encoder.hash[:40], asked, lambda places: encoder.encode([texts[place] for place in places])
+                )
+
+            return self._oracle(encode).ask
 
         return self._load("sentences", name, load)  # type: ignore[no-any-return]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.core.errors import ConfigurationError
 from harness.text.victims import Victim
+from textadv.answers import AnswerFile
 from textadv.goals import Evasion, Goal, ScoringFunction
 from textadv.parts import Parts
 from textadv.recipes import RECIPES
@@ -47,6 +48,7 @@ class AttackPlan:
         seconds_limit: Seconds a text may take.
         evasion: A detector to pass.
         artifacts: A folder that is looked into first for artifacts.
+        answers: A file of answers (`textadv.answers`).
     """
 
     victim: str
@@ -61,6 +63,7 @@ class AttackPlan:
     seconds_limit: float | None = None
     evasion: EvasionPlan | None = None
     artifacts: Path | None = None
+    answers: Path | None = None
 
     def load_victim(self) -> Victim:
         """The victim, loaded."""
@@ -75,6 +78,7 @@ class AttackPlan:
         Raises:
             ConfigurationError: The goal fits neither recipe nor victim, or the recipe cannot run.
             MissingArtifactError: An artifact is not here.
+            DataError: The file of answers cannot be used.
         """
         recipe = RECIPES.get(self.recipe)
         recipe.check()
@@ -93,5 +97,6 @@ class AttackPlan:
             seconds_limit=self.seconds_limit,
             input_reduction=recipe.goal == "input-reduction",
         )
-        parts = Parts(victim, goal, artifacts=self.artifacts)
+        answers = AnswerFile(self.answers) if self.answers else None
+        parts = Parts(victim, goal, artifacts=self.artifacts, answers=answers)
         return ShardWorker(parts, recipe, self.seed)

@@ -45,6 +45,9 @@ def run(
     query_limit: Annotated[int | None, typer.Option(help="Queries a text may cost.")] = None,
     time_limit: Annotated[str | None, typer.Option(help="Time a text may take, such as 30s or 5m.")] = None,
     artifacts: options.Artifacts = None,
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep what the models say, for other attacks on the victim.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; by default this process alone.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="A running Ray cluster, such as auto or HOST:PORT.")] = None,
     gpus_per_worker: Annotated[
@@ -88,6 +91,7 @@ def run(
         query_limit=query_limit,
         seconds_limit=options.seconds("--time-limit", time_limit) if time_limit else None,
         artifacts=artifacts,
+        answers=answers,
     )
     used = set_threads(threads, workers)
     whole = load_dataset(dataset, split, text_column=text_column, label_column=label_column)
