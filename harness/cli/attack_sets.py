@@ -61,7 +61,7 @@ def restore(
         str | None, typer.Option(help="Where the attacked victim is, for `verify` and `eval`; they can be told later.")
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out rows that cannot be restored.")
+        bool, typer.Option("--allow-missing", help="Leave out rows whose source text your copy lacks.")
     ] = False,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,

@@ -100,7 +100,7 @@ def restore_attacks(
     """Make attack run folders of a set, which `attack show`, `verify`, `stats` and `eval detect` take like any other.
 
     A source text is looked for at its split and index, then by its hash in the whole split. Nothing is written before
-    every row is rebuilt and checked.
+    every row is rebuilt and checked. Rows whose perturbed text the set withholds are left out.
 
     Args:
         folder: The set.
@@ -108,14 +108,14 @@ def restore_attacks(
         dataset: The corpus, as `load_dataset` takes it; needed where texts are withheld.
         configuration: Which one to restore; by default the only one, or all of the corpus (by its name).
         victim: Where the attacked victim is, for the run's manifest; by default it says so only of one of this package.
-        allow_missing: Leave out rows that cannot be restored, instead of stopping.
+        allow_missing: Leave out rows whose source text the corpus lacks, instead of stopping.
         text_column: The corpus's column of texts, where it is not the usual one.
         label_column: Its column of labels.
 
     Raises:
         ConfigurationError: No corpus was named, or no configuration is of it.
         UnknownNameError: There is no such configuration.
-        DataError: The set is damaged, or texts of it are not in the corpus.
+        DataError: The set is damaged, texts of it are not in the corpus, or it holds no perturbed text.
     """
     description = read_description(folder)
     corpus = None if dataset is None else Corpus(dataset, text_column, label_column)
@@ -226,23 +226,21 @@ def _edits(values: Iterable[Any]) -> Iterable[Edit]:
 
 
 def _refuse_missing(restored: Restored, corpus: Corpus | None, allow_missing: bool) -> None:
-    lost = len(restored.missing) + len(restored.withheld)
-    if not lost or (allow_missing and restored.rows):
-        return
-    whole = lost + len(restored.rows)
-    parts = []
-    if restored.missing:
+    """Refuse a corpus that lacks texts; what the set itself withholds no corpus gives back, so that is left out."""
+    missing, withheld, kept = len(restored.missing), len(restored.withheld), len(restored.rows)
+    whole = missing + withheld + kept
+    if missing and not (allow_missing and kept):
         spec = corpus.spec if corpus else ""
-        parts.append(f"{len(restored.missing)} of {whole} source texts of {restored.name} are not in {spec}")
-    if restored.withheld:
-        parts.append(f"{len(restored.withheld)} of {whole} perturbed texts are not in the set")
-    hint = (
-        "They may be in another version of the corpus, or in another split"
-        if restored.missing
-        else "No copy of the corpus gives them back"
-    )
-    left = "; --allow-missing leaves them out." if restored.rows else "."
-    raise DataError(f"{', and '.join(parts)}.", hint + left)
+        raise DataError(
+            f"{missing} of {whole} source texts of {restored.name} are not in {spec}.",
+            "They may be in another version of the corpus, or in another split"
+            + ("; --allow-missing leaves them out." if kept else "."),
+        )
+    if withheld and not kept:
+        raise DataError(
+            f"{restored.name} withholds all of its {withheld} perturbed texts.",
+            "No copy of the corpus gives them back.",
+        )
 
 
 def _run(restored: Restored, facts: dict[str, Any], identity: str) -> Run:

@@ -125,15 +125,23 @@ def test_texts_that_are_not_there_stop_it_unless_that_is_allowed(made: Path, tmp
     assert not (tmp_path / "nothing").exists()
 
 
-def test_withheld_texts_are_told_apart_from_missing_ones(make_run: MakeRun, tmp_path: Path) -> None:
+def test_rows_whose_perturbed_text_is_withheld_are_left_out_and_told(make_run: MakeRun, tmp_path: Path) -> None:
     pairs = [*PAIRS, ("a slow and talky film", "A SLOW AND TALKY FILM")]
     release_attacks(make_run(tmp_path / "run", pairs), tmp_path / "set")
     data = str(corpus(tmp_path, [text for text, _ in pairs]))
-    with pytest.raises(DataError, match="1 of 9 perturbed texts are not in the set"):
-        restore_attacks(tmp_path / "set", tmp_path / "back", dataset=data)
-    (restored,) = restore_attacks(tmp_path / "set", tmp_path / "back", dataset=data, allow_missing=True)
+    (restored,) = restore_attacks(tmp_path / "set", tmp_path / "back", dataset=data)
     assert restored.rows == read_rows(tmp_path / "run")[:-1]
-    assert len(restored.withheld) == 1
+    assert restored.withheld == [read_rows(tmp_path / "run")[-1].id]
+    assert any("1 perturbed texts are not in the set" in note for note in restored.notes())
+    # A corpus that lacks texts is refused all the same, and so is a set that has nothing to give.
+    with pytest.raises(DataError, match="1 of 9 source texts"):
+        restore_attacks(
+            tmp_path / "set", tmp_path / "no", dataset=str(corpus(tmp_path / "x", [t for t, _ in pairs[1:]]))
+        )
+    release_attacks(make_run(tmp_path / "capitals", pairs[-1:]), tmp_path / "nothing")
+    with pytest.raises(DataError, match="withholds all of its 1 perturbed texts"):
+        restore_attacks(tmp_path / "nothing", tmp_path / "no", dataset=data)
+    assert not (tmp_path / "no").exists()
 
 
 def test_configurations_are_chosen_by_name_or_by_corpus(make_run: MakeRun, tmp_path: Path) -> None:
