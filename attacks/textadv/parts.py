@@ -76,7 +76,7 @@ class Parts:
         new = {key: text for key, text in zip(inputs, texts, strict=True) if key not in self._read}
         unread = list(new.values())
         found = self._recalled(
-            f"{self.victim.hash[:40]} {self.victim.dtype}",
+            lambda: f"{self.victim.hash[:40]} {self.victim.dtype}",
             list(new),
             lambda places: self.victim.read([unread[place] for place in places]).probabilities,
         )
@@ -84,11 +84,12 @@ class Parts:
         return [self._read[key] for key in inputs]
 
     def _recalled(
-        self, model: str, questions: Sequence[bytes], answer: Callable[[list[int]], Iterable[Any]]
+        self, model: Callable[[], str], questions: Sequence[bytes], answer: Callable[[list[int]], Iterable[Any]]
     ) -> list[Any]:
+        """Answers from the file, where there is one; only then is `model` asked for its identity."""
         if self._answers is None:
             return list(answer(list(range(len(questions)))))
-        return self._answers.recall(model, questions, answer)
+        return self._answers.recall(model(), questions, answer)
 
     def forget(self) -> None:
         """Drop all remembered answers."""
@@ -140,7 +141,7 @@ class Parts:
             def encode(texts: Sequence[str]) -> list[Any]:
                 asked = [text.encode() for text in texts]
                 return self._recalled(
-                    encoder.hash[:40], asked, lambda places: encoder.encode([texts[place] for place in places])
+                    lambda: encoder.hash[:40], asked, lambda places: encoder.encode([texts[place] for place in places])
                 )
 
             return self._oracle(encode).ask
