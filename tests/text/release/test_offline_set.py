@@ -75,6 +75,7 @@ def test_the_suite_restores_what_is_its_own(place: tuple[str, ...], value: objec
     description = json.loads((SET / "release.json").read_text())
     names = sorted(description["configurations"])
     assert restored_steps(SET) == names
+    assert len(names) == 32  # all of them: nothing is attacked again
     shutil.copytree(SET, tmp_path / "set")
     changed = description["configurations"][names[0]]
     for key in place[:-1]:
