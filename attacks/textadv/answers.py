@@ -59,7 +59,8 @@ class AnswerFile:
         Raises:
             DataError: The file was damaged, or cannot be written.
         """
-        keys = [hashlib.blake2b(question, digest_size=16, key=model.encode()[:64]).digest() for question in questions]
+        asked = hashlib.blake2b(model.encode()).digest()
+        keys = [hashlib.blake2b(question, digest_size=16, key=asked).digest() for question in questions]
         known: dict[bytes, np.ndarray[Any, Any]] = {}
         with self._opened() as file:
             for start in range(0, len(keys), _MOST_MARKS):
@@ -85,7 +86,7 @@ class AnswerFile:
             with closing(sqlite3.connect(self.path, timeout=60)) as file:
                 file.execute("PRAGMA synchronous=NORMAL")
                 yield file
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError) as error:  # the last two of a vector that is none
             raise DataError(
                 f"the file of answers {self.path} cannot be used: {error}.", "Give another file, or none."
             ) from error

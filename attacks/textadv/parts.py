@@ -76,7 +76,7 @@ class Parts:
         new = {key: text for key, text in zip(inputs, texts, strict=True) if key not in self._read}
         unread = list(new.values())
         found = self._recalled(
-            lambda: f"{self.victim.hash[:40]} {self.victim.dtype}",
+            lambda: f"{self.victim.hash} {self.victim.dtype}",
             list(new),
             lambda places: self.victim.read([unread[place] for place in places]).probabilities,
         )
@@ -141,7 +141,7 @@ class Parts:
             def encode(texts: Sequence[str]) -> list[Any]:
                 asked = [text.encode() for text in texts]
                 return self._recalled(
-                    lambda: encoder.hash[:40], asked, lambda places: encoder.encode([texts[place] for place in places])
+                    lambda: encoder.hash, asked, lambda places: encoder.encode([texts[place] for place in places])
                 )
 
             return self._oracle(encode).ask

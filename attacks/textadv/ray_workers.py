@@ -73,6 +73,7 @@ def ray_workers(
         # A worker has a working directory of its own.
         victim=plan.victim if plan.victim in VICTIMS else victim_pointer(plan.victim),
         artifacts=plan.artifacts.resolve() if plan.artifacts else None,
+        answers=plan.answers.resolve() if plan.answers else None,
     )
 
     def work_off(

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,16 @@ def test_another_model_has_other_answers(tmp_path: Path) -> None:
     assert recall(file, [], model="one") == ([], [])
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("<f4", 7), ("something", 8), ("O", 8)])
+def test_a_damaged_vector_is_told(dtype: str, size: int, tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    recall(AnswerFile(path), [b"a"])
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE answers SET dtype = ?, vector = ?", (dtype, b"x" * size))
+    with pytest.raises(DataError, match=r"the file of answers .*answers cannot be used"):
+        recall(AnswerFile(path), [b"a"])
+
+
 def _write(path: Path, start: int) -> int:
     """Ask for 300 answers in 30 calls, and count those that are wrong."""
     file, wrong = AnswerFile(path), 0
@@ -85,9 +96,8 @@ def test_what_is_no_file_of_answers_is_refused_and_left_alone(damage: str, tiny_
     if damage == "folder":
         path.mkdir()
     elif damage == "table":
-        with sqlite3.connect(path) as other:
+        with closing(sqlite3.connect(path)) as other:
             other.execute("CREATE TABLE answers (something INTEGER)")
-        other.close()
     else:
         path.write_bytes(
             b"a letter to somebody, not a database" * 200 if damage == "other" else b"SQLite format 3\x00torn"
@@ -138,6 +148,14 @@ def _digits(row: AdversarialRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}
 
 
+def test_another_precision_is_another_victim(
+    tiny_victim: Victim, dataset: TextDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, asked = attack(tiny_victim, dataset, None, tmp_path / "answers")
+    monkeypatch.setattr(tiny_victim, "dtype", "bf16")  # in name only: not every processor has it
+    assert attack(tiny_victim, dataset, None, tmp_path / "answers")[1] == asked
+
+
 def test_a_sentence_encoder_is_asked_once(tiny_victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     encode: Callable[..., Any] = SentenceEncoder.encode
@@ -154,7 +172,7 @@ def test_a_sentence_encoder_is_asked_once(tiny_victim: Victim, tmp_path: Path, m
     np.testing.assert_array_equal(first, again[:3])
 
 
-def test_a_run_may_go_on_with_a_file_of_answers_or_without(
+def test_a_run_is_the_same_with_a_file_of_answers_or_without(
     tiny_victim_folder: Callable[..., Path], dataset: TextDataset, tmp_path: Path
 ) -> None:
     from typer.testing import CliRunner

@@ -168,6 +168,17 @@ def test_rows_are_the_same_bytes_on_two_nodes(
     assert gone(list(seen))
 
 
+def test_workers_share_a_file_of_answers(
+    plan: AttackPlan, dataset: TextDataset, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where workers are not
+    plan = replace(plan, answers=Path("answers"))
+    attack(plan, dataset, tmp_path / "run", Cluster(2, nodes.address))
+    victim = plan.load_victim()
+    assert plan.build(victim).attack(dataset.take(range(SHARD)))
+    assert victim.forwards == 0
+
+
 def test_workers_that_are_killed_are_replaced(
     plan: AttackPlan, dataset: TextDataset, reference: bytes, nodes: Nodes, tmp_path: Path
 ) -> None:
