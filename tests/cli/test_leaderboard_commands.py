@@ -25,14 +25,14 @@ Main = Callable[..., int]
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A leaderboard of a few committed rows: SST-2 under PWWS, scenario S1, and one encoder."""
+    """A leaderboard of a few committed rows: PWWS on one victim of SST-2, scenario S1, and one encoder."""
     folder = tmp_path_factory.mktemp("boards") / "leaderboards"
     for path in row_files(COMMITTED, "detection"):
         # Reading all of them would take seconds.
         text = path.read_text(encoding="utf-8")
         if all(
             f'"{key}": "{value}"' in text
-            for key, value in (("dataset", "sst2"), ("recipe", "pwws"), ("scenario", "s1"))
+            for key, value in (("victim", "minilm-sst2"), ("recipe", "pwws"), ("scenario", "s1"))
         ):
             row = json.loads(text)
             if row.get("goal") == "flip" and row["detector"] in ("rde", "msp", "mle", "wdr"):
