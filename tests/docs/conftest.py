@@ -130,6 +130,10 @@ def ssl_rows(made: StandIns, path: Path) -> None:
     shutil.copytree(documents.ROOT / "leaderboards" / "results" / "ssl", path / "results" / "ssl")
 
 
+def released_set(made: StandIns, path: Path) -> None:
+    shutil.copytree(documents.ROOT / "attacks" / "sets" / "offline", path)
+
+
 def encoder(*more: str) -> Callable[[StandIns, Path], None]:
     def make(made: StandIns, path: Path) -> None:
         data = made.made("path/to/cifar10")
@@ -144,6 +148,7 @@ STAND_INS: dict[str, Callable[[StandIns, Path], None]] = {
     **dict.fromkeys((TEXTS, "path/to/imdb", "path/to/texts", "path/to/reviews"), text_folder),
     **dict.fromkeys(("path/to/cifar10", "path/to/imagenet", "path/to/images", "path/to/flowers"), pictures),
     "path/to/artifacts": lambda made, path: path.mkdir(),
+    "attacks/sets/offline": released_set,
     **dict.fromkeys(("texts.jsonl", "new.jsonl", "clean.jsonl"), text_lines),
     **dict.fromkeys(("runs/minilm-sst2", "path/to/minilm-sst2"), victim),
     **dict.fromkeys(
