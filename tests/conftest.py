@@ -223,6 +223,33 @@ def tiny_victim(tiny_victim_folder: VictimFolder) -> Any:
     return Victim.load(str(tiny_victim_folder("bert")), device="cpu")
 
 
+@pytest.fixture(scope="session")
+def tiny_masked_lm_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_victim_folder: VictimFolder
+) -> Callable[..., Path]:
+    """`(model_type="bert")` -> the folder of a tiny random masked LM with the tokenizer of the tiny victims."""
+    made: dict[str, Path] = {}
+
+    def make(model_type: str = "bert") -> Path:
+        if model_type not in made:
+            folder = tmp_path_factory.mktemp("masked") / f"tiny-{model_type}-mlm"
+            shutil.copytree(tiny_victim_folder(model_type), folder)
+            import torch
+            from transformers import AutoConfig, AutoModelForMaskedLM
+
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
+                for name, parameter in model.named_parameters():
+                    if name.endswith("bias"):  # they begin at 0, where leaving one out goes unseen
+                        torch.nn.init.normal_(parameter, std=0.3)
+            model.save_pretrained(folder, safe_serialization=True)
+            made[model_type] = folder
+        return made[model_type]
+
+    return make
+
+
 def _save_tiny_classifier(folder: Path, model_type: str, num_labels: int, seed: int) -> None:
     from harness.core.compat import prepare_torchvision
 

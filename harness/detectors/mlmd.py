@@ -120,7 +120,7 @@ class MLMD(OtherModelDetector[MaskedLanguageModel]):
         if not folder.is_dir():
             raise ConfigurationError(
                 "none was given and none was fetched.",
-                f"Run: harness fetch {_FETCHED} --dataset DATASET; or give {self.info.name}:masked_lm=FOLDER.",
+                f"Run: harness fetch {_FETCHED}; or give {self.info.name}:masked_lm=FOLDER.",
             )
         return MaskedLanguageModel.load(folder, device=device)
 

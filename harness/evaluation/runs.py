@@ -18,6 +18,7 @@ from harness.detectors.specs import canonical_spec, parse_spec
 from harness.evaluation.attacks import EvaluatedAttack, load_attack
 from harness.evaluation.detection import AttackResult, EvaluationSettings, evaluate_attack
 from harness.evaluation.figures import draw_histograms, draw_roc
+from harness.evaluation.scoring import can_build
 from harness.text.sources import dataset_pointer
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.parquet"
@@ -108,7 +109,7 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
         config["add_ons"] = added  # their code decides what is found as much as the names do
     name = hash_json(config)[:8]
     with Run(out or Path("runs", f"eval-{name}"), "eval detect", config) as run:
-        if not run.finished:
+        if not run.finished or _newly_available(run.folder, attacks, request):
             results = [
                 evaluate_attack(attack, specs, request.parameters, request.settings, run.id, folders, tune_attack)
                 for attack in attacks
@@ -117,6 +118,15 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
             run.finish(outputs, seeds=list(request.settings.seeds), sources=_sources(request))
         kept = read_results(run.folder)
     return EvaluationOutcome(run.folder, [_table(found) for found in kept], [row for f in kept for row in f["rows"]])
+
+
+def _newly_available(folder: Path, attacks: Sequence[EvaluatedAttack], request: EvaluationRequest) -> bool:
+    """Whether a finished evaluation lacks a detector that can be built by now: its model has been fetched since."""
+    return any(
+        can_build(attack, spec, request.parameters, request.settings.fit_seed)
+        for attack, found in zip(attacks, read_results(folder), strict=True)
+        for spec in found.get("not_built", ())
+    )
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -166,6 +176,7 @@ def _write(run: Run, results: Sequence[AttackResult], settings: EvaluationSettin
                     for detector in result.detectors
                 },
                 "unavailable": {one.spec: one.reason for one in result.unavailable},
+                "not_built": [one.spec for one in result.unavailable if not one.built],
             }
             for result in results
         ],

@@ -52,11 +52,19 @@ class FittedDetector:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """A detector that could not be fitted or asked, and why."""
+    """A detector that could not be used.
+
+    Attributes:
+        spec: How the command line and rows name it.
+        title: How tables call it.
+        reason: Why.
+        built: Whether it was built, and failed later on the texts; if not, something that it needs is not at hand.
+    """
 
     spec: str
     title: str
     reason: str
+    built: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,13 +126,11 @@ def fit_all(
         if spec in folders:
             fitted.append(_load(folders[spec], attack))
             continue
-        name, own = parse_spec(spec)
         called, title = canonical_spec(spec), spec_title(spec)
-        common = {key: value for key, value in parameters.items() if key in constructor_parameters(name)}
         try:
-            built.append((called, title, build_detector(name, attack.victim, {**common, **own}, seed)))
+            built.append((called, title, _build(attack, spec, parameters, seed)))
         except HarnessError as error:
-            unavailable.append(Unavailable(called, title, f"{error.message} {error.hint}".strip()))
+            unavailable.append(Unavailable(called, title, f"{error.message} {error.hint}".strip(), built=False))
     layers = [layer for *_, detector in built for layer in detector.layers]
     for called, title, detector in built:
         try:
@@ -144,6 +150,21 @@ def fit_all(
         fitted.append(FittedDetector(called, title, detector, facts))
     note = f"Training: {attack.victim.truncation_note(truncated, offered)}" if truncated else ""
     return fitted, unavailable, note
+
+
+def can_build(attack: EvaluatedAttack, spec: str, parameters: Mapping[str, Any], seed: int) -> bool:
+    """Whether everything is at hand that a detector is built from, such as a language model."""
+    try:
+        _build(attack, spec, parameters, seed)
+    except HarnessError:
+        return False
+    return True
+
+
+def _build(attack: EvaluatedAttack, spec: str, parameters: Mapping[str, Any], seed: int) -> Detector:
+    name, own = parse_spec(spec)
+    common = {key: value for key, value in parameters.items() if key in constructor_parameters(name)}
+    return build_detector(name, attack.victim, {**common, **own}, seed)
 
 
 def _load(folder: Path, attack: EvaluatedAttack) -> FittedDetector:

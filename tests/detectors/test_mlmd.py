@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, NotFittedError
 from harness.detectors.fitting import load_detector, save_detector
 from harness.detectors.mlmd import MLMD, GradMLMD
@@ -18,29 +17,6 @@ from harness.text.victims import Victim
 from harness.text.words import find_words
 
 TEXTS = ["a Good film", "the plot isn't clever; qzjx acting!", "", "... !", "dull", "I loved it , not [MASK] at all"]
-
-
-@pytest.fixture(scope="module")
-def masked_folder(tmp_path_factory, tiny_victim_folder):
-    """`(model_type="bert")` -> a tiny random masked LM; RoBERTa's tokenizer is not the victim's."""
-    made = {}
-
-    def make(model_type="bert"):
-        if model_type not in made:
-            prepare_torchvision()
-            import torch
-            from transformers import AutoConfig, AutoModelForMaskedLM
-
-            folder = tmp_path_factory.mktemp("masked") / f"tiny-{model_type}-mlm"
-            shutil.copytree(tiny_victim_folder(model_type), folder)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
-            model.save_pretrained(folder, safe_serialization=True)
-            made[model_type] = folder
-        return made[model_type]
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +69,8 @@ def slow(victim, folder, text, positions, count):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
-def test_scores_are_the_slow_ones(model_type, masked_folder, victim):
-    detector = MLMD(str(masked_folder(model_type))).attach(victim)
+def test_scores_are_the_slow_ones(model_type, tiny_masked_lm_folder, victim):
+    detector = MLMD(str(tiny_masked_lm_folder(model_type))).attach(victim)
     outputs = victim.read(TEXTS)
     before = victim.forwards
     scores = detector.score(outputs)
@@ -106,15 +82,15 @@ def test_scores_are_the_slow_ones(model_type, masked_folder, victim):
     drops = detector.word_scores(outputs)
     assert scores.dtype == np.float64
     for text, positions, score, of_words in zip(TEXTS, words, scores, drops, strict=True):
-        wanted, mean_drops = slow(victim, masked_folder(model_type), text, positions, 3)
+        wanted, mean_drops = slow(victim, tiny_masked_lm_folder(model_type), text, positions, 3)
         assert score == pytest.approx(wanted, abs=1e-12), text
         np.testing.assert_allclose(of_words, mean_drops, atol=1e-5)
     assert 0 < scores.max() <= 1
     assert len(set(scores)) > 2
 
 
-def test_gradmlmd_refills_the_words_of_largest_gradient(masked_folder, victim):
-    folder = masked_folder("bert")
+def test_gradmlmd_refills_the_words_of_largest_gradient(tiny_masked_lm_folder, victim):
+    folder = tiny_masked_lm_folder("bert")
     detector = GradMLMD(str(folder), top=2, share=0.4).attach(victim)
     outputs = victim.read(TEXTS)
     before = (victim.forwards, victim.backwards)
@@ -139,8 +115,8 @@ def test_gradmlmd_refills_the_words_of_largest_gradient(masked_folder, victim):
     np.testing.assert_array_equal(full, MLMD(str(folder)).attach(victim).score(outputs))
 
 
-def test_costs_are_counted(masked_folder, victim):
-    detector = GradMLMD(str(masked_folder())).attach(victim)
+def test_costs_are_counted(tiny_masked_lm_folder, victim):
+    detector = GradMLMD(str(tiny_masked_lm_folder())).attach(victim)
     outputs = victim.read(["a good film and a very dull plot , too"])  # 9 words, of which 3
     before = (victim.forwards, victim.backwards)
     assert detector.other_forwards == 0
@@ -149,9 +125,9 @@ def test_costs_are_counted(masked_folder, victim):
     assert detector.other_forwards == 3
 
 
-def test_scores_do_not_depend_on_the_other_texts(masked_folder, victim, tiny_victim_folder, monkeypatch):
+def test_scores_do_not_depend_on_the_other_texts(tiny_masked_lm_folder, victim, tiny_victim_folder, monkeypatch):
     for kind in (MLMD, GradMLMD):
-        detector = kind(str(masked_folder())).attach(victim)
+        detector = kind(str(tiny_masked_lm_folder())).attach(victim)
         scores = detector.score(victim.read(TEXTS))
         np.testing.assert_array_equal(detector.score(victim.read(TEXTS[::-1]))[::-1], scores)
         alone = [detector.score(victim.read([text]))[0] for text in TEXTS]
@@ -162,8 +138,8 @@ def test_scores_do_not_depend_on_the_other_texts(masked_folder, victim, tiny_vic
         assert detector.score(victim.read([])).shape == (0,)
 
 
-def test_a_saved_one_scores_the_same(masked_folder, victim, tmp_path):
-    detector = GradMLMD(str(masked_folder()), top=2, share=0.5).attach(victim)
+def test_a_saved_one_scores_the_same(tiny_masked_lm_folder, victim, tmp_path):
+    detector = GradMLMD(str(tiny_masked_lm_folder()), top=2, share=0.5).attach(victim)
     outputs = victim.read(TEXTS)
     save_detector(tmp_path, detector, {})
     again, _ = load_detector(tmp_path)
@@ -173,16 +149,16 @@ def test_a_saved_one_scores_the_same(masked_folder, victim, tmp_path):
     facts = again.facts()
     assert facts == {
         "masked_lm": "tiny-bert-mlm",
-        "masked_lm_hash": MaskedLanguageModel.load(masked_folder(), device="cpu").hash,
+        "masked_lm_hash": MaskedLanguageModel.load(tiny_masked_lm_folder(), device="cpu").hash,
         "top": 2,
         "share": 0.5,
     }
-    assert str(masked_folder().parent) not in json.dumps(facts)
+    assert str(tiny_masked_lm_folder().parent) not in json.dumps(facts)
 
 
-def test_words_beyond_what_the_victim_reads_are_left(masked_folder, tiny_victim_folder):
+def test_words_beyond_what_the_victim_reads_are_left(tiny_masked_lm_folder, tiny_victim_folder):
     short = Victim.load(str(tiny_victim_folder("bert", 4)), device="cpu", max_length=6)
-    detector = MLMD(str(masked_folder())).attach(short)
+    detector = MLMD(str(tiny_masked_lm_folder())).attach(short)
     outputs = short.read(["a good film and a dull plot"])
     before = short.forwards
     detector.score(outputs)
@@ -191,8 +167,8 @@ def test_words_beyond_what_the_victim_reads_are_left(masked_folder, tiny_victim_
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
-def test_the_likeliest_words_are_those_of_the_right_mask(model_type, masked_folder):
-    folder = masked_folder(model_type)
+def test_the_likeliest_words_are_those_of_the_right_mask(model_type, tiny_masked_lm_folder):
+    folder = tiny_masked_lm_folder(model_type)
     lm = MaskedLanguageModel.load(folder, device="cpu")
     text = f"no {lm.tokenizer.mask_token} Film is not as {lm.tokenizer.mask_token} dull"
     places = [i for i, word in enumerate(find_words(text)) if word.text.lower() != "mask"]
@@ -202,10 +178,10 @@ def test_the_likeliest_words_are_those_of_the_right_mask(model_type, masked_fold
 
 
 @pytest.mark.parametrize("position", [0, 40, 120, 260, 299])
-def test_what_is_longer_than_the_masked_lm_takes_is_cut_around_the_mask(position, masked_folder):
+def test_what_is_longer_than_the_masked_lm_takes_is_cut_around_the_mask(position, tiny_masked_lm_folder):
     import torch
 
-    lm = MaskedLanguageModel.load(masked_folder(), device="cpu")
+    lm = MaskedLanguageModel.load(tiny_masked_lm_folder(), device="cpu")
     pool = ["good", "bad", "film", "plot", "dull", "warm", "cast"]
     words = [pool[i % 7] for i in range(300)]
     (found,) = Refiller(lm).words([" ".join(words)], [position], 5)
@@ -220,14 +196,14 @@ def test_what_is_longer_than_the_masked_lm_takes_is_cut_around_the_mask(position
     assert found == [t for t in tokens if t.isalnum() and t.isascii() and t != words[position]][:5]
 
 
-def test_more_words_than_there_are_tokens(masked_folder, words):
-    lm = MaskedLanguageModel.load(masked_folder(), device="cpu")
+def test_more_words_than_there_are_tokens(tiny_masked_lm_folder, words):
+    lm = MaskedLanguageModel.load(tiny_masked_lm_folder(), device="cpu")
     (found,) = Refiller(lm).words(["a Film"], [1], 10_000)
     assert sorted(found) == sorted({*words, *"abcdefghijklmnopqrstuvwxyz0123456789"} - {"film"})
     assert Refiller(lm).words([], [], 3) == []
 
 
-def test_the_default_is_what_harness_fetch_made(masked_folder, victim, tmp_path, monkeypatch):
+def test_the_default_is_what_harness_fetch_made(tiny_masked_lm_folder, victim, tmp_path, monkeypatch):
     monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path))
     for kind in (MLMD, GradMLMD):
         name = kind.info.name
@@ -235,15 +211,17 @@ def test_the_default_is_what_harness_fetch_made(masked_folder, victim, tmp_path,
             kind().attach(victim)
         assert "harness fetch minilm-masked-lm" in caught.value.hint
         assert f"{name}:masked_lm=FOLDER" in caught.value.hint
-    shutil.copytree(masked_folder(), tmp_path / "artifacts" / "minilm-masked-lm")
+    shutil.copytree(tiny_masked_lm_folder(), tmp_path / "artifacts" / "minilm-masked-lm")
     outputs = victim.read(TEXTS)
     detector = MLMD().attach(victim)
-    np.testing.assert_array_equal(detector.score(outputs), MLMD(str(masked_folder())).attach(victim).score(outputs))
+    np.testing.assert_array_equal(
+        detector.score(outputs), MLMD(str(tiny_masked_lm_folder())).attach(victim).score(outputs)
+    )
     assert detector.parameters() == {"masked_lm": None, "top": 3}
     assert detector.facts()["masked_lm"] == "minilm-masked-lm"
 
 
-def test_bad_input_is_told_by_name(masked_folder, victim, tmp_path, tiny_victim_folder):
+def test_bad_input_is_told_by_name(tiny_masked_lm_folder, victim, tmp_path, tiny_victim_folder):
     with pytest.raises(ConfigurationError, match=r"the detector 'mlmd' .*config\.json is missing"):
         MLMD(str(tmp_path)).attach(victim)
     with pytest.raises(ConfigurationError, match=r"the detector 'mlmd' .*no trained masked-LM head"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -60,6 +61,24 @@ def test_a_detector_that_cannot_be_used_is_set_aside_by_name(whole):
     (table,) = outcome.tables
     for title in ("MLMD", "RTD-Guard", "ADDMU"):
         assert any(note.startswith(f"{title} could not be used: ") for note in table.notes)
+
+
+def test_a_finished_evaluation_takes_up_a_detector_whose_model_was_fetched_since(
+    attacked, tiny_masked_lm_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PALIMPSEST_CACHE", str(tmp_path / "cache"))
+    asked = request(attacked, "msp", "gradmlmd", "rtd-guard", "wdr", validation_fraction=0.0)
+    first = run_evaluation(asked, tmp_path / "out")
+    assert [row["detector"] for row in first.rows] == ["msp"]
+    finished = (tmp_path / "out" / "results.json").stat().st_mtime_ns
+
+    run_evaluation(asked, tmp_path / "out")  # what the texts do not allow (wdr) is no reason to try again
+    assert (tmp_path / "out" / "results.json").stat().st_mtime_ns == finished
+
+    shutil.copytree(tiny_masked_lm_folder(), tmp_path / "cache" / "artifacts" / "minilm-masked-lm")
+    again = run_evaluation(asked, tmp_path / "out")
+    assert [row["detector"] for row in again.rows] == ["msp", "gradmlmd"]
+    assert again.rows[0]["metrics"] == first.rows[0]["metrics"]
 
 
 def test_where_none_can_be_used_the_first_reason_is_told(attacked, tmp_path):

@@ -26,30 +26,6 @@ ModelFolder = Callable[[str], Path]
 RESOURCES = Path(masked_lm.__file__).parent / "resources"
 
 
-@pytest.fixture(scope="module")
-def masked_folder(tmp_path_factory: pytest.TempPathFactory, tiny_victim_folder: Callable[..., Path]) -> ModelFolder:
-    """`(model_type)` -> the folder of a tiny random masked LM with the tokenizer of the tiny victims."""
-    made: dict[str, Path] = {}
-
-    def make_one(model_type: str) -> Path:
-        if model_type not in made:
-            import torch
-            from transformers import AutoConfig, AutoModelForMaskedLM
-
-            folder = tmp_path_factory.mktemp("masked") / model_type
-            shutil.copytree(tiny_victim_folder(model_type), folder)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
-                for parameter in model.parameters():  # biases begin at 0, where leaving one out goes unseen
-                    torch.nn.init.normal_(parameter, std=0.3)
-            model.save_pretrained(folder, safe_serialization=True)
-            made[model_type] = folder
-        return made[model_type]
-
-    return make_one
-
-
 SEQUENCES = [
     "a good film",
     "the plot never works and the actors always seem dull",
@@ -60,10 +36,10 @@ SEQUENCES = [
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert", "electra"])
-def test_logits_are_those_of_the_whole_model(model_type: str, masked_folder: ModelFolder) -> None:
+def test_logits_are_those_of_the_whole_model(model_type: str, tiny_masked_lm_folder: ModelFolder) -> None:
     import torch
 
-    lm = MaskedLanguageModel.load(masked_folder(model_type), device="cpu", batch_size=2)
+    lm = MaskedLanguageModel.load(tiny_masked_lm_folder(model_type), device="cpu", batch_size=2)
     sequences = [lm.tokenizer(text)["input_ids"] for text in SEQUENCES]
     positions: list[Any] = [(1,), None, (0, 1), (2, 1, 2), ()]
     found = lm.logits(sequences, positions)
@@ -79,8 +55,10 @@ def test_logits_are_those_of_the_whole_model(model_type: str, masked_folder: Mod
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "distilbert"])
-def test_the_vocabulary_is_computed_where_it_is_wanted_only(model_type: str, masked_folder: ModelFolder) -> None:
-    lm = MaskedLanguageModel.load(masked_folder(model_type), device="cpu")
+def test_the_vocabulary_is_computed_where_it_is_wanted_only(
+    model_type: str, tiny_masked_lm_folder: ModelFolder
+) -> None:
+    lm = MaskedLanguageModel.load(tiny_masked_lm_folder(model_type), device="cpu")
     asked: list[tuple[int, ...]] = []
     lm.model.get_output_embeddings().register_forward_hook(lambda _, __, output: asked.append(tuple(output.shape)))
     sequences = [lm.tokenizer(text)["input_ids"] for text in SEQUENCES]
@@ -88,8 +66,8 @@ def test_the_vocabulary_is_computed_where_it_is_wanted_only(model_type: str, mas
     assert asked == [(5, lm.config.vocab_size)]
 
 
-def test_no_answer_keeps_its_batch_alive(masked_folder: ModelFolder) -> None:
-    lm = MaskedLanguageModel.load(masked_folder("bert"), device="cpu")
+def test_no_answer_keeps_its_batch_alive(tiny_masked_lm_folder: ModelFolder) -> None:
+    lm = MaskedLanguageModel.load(tiny_masked_lm_folder("bert"), device="cpu")
     first, _ = lm.logits([[2, 5, 3], [2, 6, 7, 3]], [[1], None])
     assert first.untyped_storage().nbytes() == first.numel() * 4
 
@@ -98,20 +76,20 @@ def test_no_answer_keeps_its_batch_alive(masked_folder: ModelFolder) -> None:
     ("sequences", "positions"),
     [([[]], [None]), ([[2, 3]], [[2]]), ([[2, 3]], [[-1]]), ([[5] * 129], [None]), ([[2, 3]], [])],
 )
-def test_what_cannot_be_asked_is_refused(sequences: Any, positions: Any, masked_folder: ModelFolder) -> None:
-    lm = MaskedLanguageModel.load(masked_folder("bert"), device="cpu")
+def test_what_cannot_be_asked_is_refused(sequences: Any, positions: Any, tiny_masked_lm_folder: ModelFolder) -> None:
+    lm = MaskedLanguageModel.load(tiny_masked_lm_folder("bert"), device="cpu")
     with pytest.raises(ValueError, match=r"tokens|position|zip"):
         lm.logits(sequences, positions)
 
 
-def test_the_hash_is_of_weights_and_tokenizer(masked_folder: ModelFolder, tmp_path: Path) -> None:
-    bert = MaskedLanguageModel.load(masked_folder("bert"), device="cpu")
-    assert bert.hash == MaskedLanguageModel.load(masked_folder("bert"), device="cpu").hash
-    assert bert.hash != MaskedLanguageModel.load(masked_folder("distilbert"), device="cpu").hash
+def test_the_hash_is_of_weights_and_tokenizer(tiny_masked_lm_folder: ModelFolder, tmp_path: Path) -> None:
+    bert = MaskedLanguageModel.load(tiny_masked_lm_folder("bert"), device="cpu")
+    assert bert.hash == MaskedLanguageModel.load(tiny_masked_lm_folder("bert"), device="cpu").hash
+    assert bert.hash != MaskedLanguageModel.load(tiny_masked_lm_folder("distilbert"), device="cpu").hash
 
 
 def test_what_is_no_masked_lm_is_refused(
-    tmp_path: Path, masked_folder: ModelFolder, tiny_victim_folder: Callable[..., Path]
+    tmp_path: Path, tiny_masked_lm_folder: ModelFolder, tiny_victim_folder: Callable[..., Path]
 ) -> None:
     with pytest.raises(MissingFileError, match=r"config\.json is missing") as missing:
         MaskedLanguageModel.load(tmp_path)
@@ -120,20 +98,20 @@ def test_what_is_no_masked_lm_is_refused(
     with pytest.raises(ConfigurationError, match="no trained masked-LM head"):
         MaskedLanguageModel.load(tiny_victim_folder("bert"))
     pickled = tmp_path / "pickled"
-    shutil.copytree(masked_folder("bert"), pickled)
+    shutil.copytree(tiny_masked_lm_folder("bert"), pickled)
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     with pytest.raises(ConfigurationError, match="safetensors"):
         MaskedLanguageModel.load(pickled)
     damaged = tmp_path / "damaged"
-    shutil.copytree(masked_folder("bert"), damaged)
+    shutil.copytree(tiny_masked_lm_folder("bert"), damaged)
     data = (damaged / "model.safetensors").read_bytes()
     (damaged / "model.safetensors").write_bytes(data[: len(data) // 2])
     with pytest.raises(ConfigurationError, match="no loadable masked LM"):
         MaskedLanguageModel.load(damaged)
 
 
-def test_a_tokenizer_without_a_mask_token_is_refused(masked_folder: ModelFolder) -> None:
-    lm = MaskedLanguageModel.load(masked_folder("bert"), device="cpu")
+def test_a_tokenizer_without_a_mask_token_is_refused(tiny_masked_lm_folder: ModelFolder) -> None:
+    lm = MaskedLanguageModel.load(tiny_masked_lm_folder("bert"), device="cpu")
     lm.tokenizer.mask_token = None
     with pytest.raises(ConfigurationError, match="mask"):
         MaskedLanguageModel("tiny", lm.model, lm.tokenizer, device="cpu")
