@@ -18,7 +18,7 @@ from harness.detectors.states import Array, Layout, bad_state
 LEFT_OUT = 2000  # rows that are left out in turn to standardise a layer's scores
 _CELLS = 2**22  # of the distance matrix computed at once (32 MB), to bound memory
 _FEW_TEXTS = 8  # up to which reading every reference costs more than looking for those that can be near
-_LEADING = 128  # directions in which references are looked through first
+_LEADING = 0.97  # of the references' variance: the directions in which they are looked through first
 
 
 class NeighbourDetector(LayeredDetector):
@@ -87,9 +87,8 @@ class NeighbourDetector(LayeredDetector):
     def _fit_and_score_unseen(self, features: Floats, labels: Labels, classes: int) -> tuple[Arrays, Floats]:
         fitted = self._fit_layer(features, labels, classes)
         opened = self._open(fitted)
-        vectors = opened["rows"]
-        own = np.unique(np.linspace(0, len(vectors) - 1, LEFT_OUT).round().astype(np.int64))
-        return fitted, self._scored(vectors[own], opened, own)
+        own = np.unique(np.linspace(0, len(features) - 1, LEFT_OUT).round().astype(np.int64))
+        return fitted, self._scored(opened["rows"][opened["places"][own]], opened, own)
 
     def _scored(self, vectors: Floats, references: Arrays, own: NDArray[np.int64] | None = None) -> Floats:
         distances = nearest_distances(vectors, references, self.k, own=own, copies_within=self.copies_within)
@@ -100,27 +99,31 @@ def prepare_references(rows: Floats) -> Arrays:
     """What `nearest_distances` takes of (m, d) rows.
 
     Returns:
-        `rows`; `squares` (m,), their squared norms; and to look through them quickly, `centre` (d,), the `directions`
-        (d, r) in which they vary most, where they lie in those, `leading` (m, r) float32, their squared norms there,
-        `leading_squares` (m,), and `rest` (m,), the norms of what is left of them.
+        `rows`, in another order, `places` (m,), where in it each stands, and `squares` (m,), their squared norms. To
+        look through them quickly, `centre` (d,), the `directions` (d, r) in which they vary most, `first` (m,), where
+        they lie in the first of those, ascending, `leading` (m, r + 1) float32, where in all of them, and the norm of
+        what is left of them, and `moved_squares` (m,), their squared distances from the centre.
     """
-    from scipy.linalg import eigh
-
-    d = rows.shape[1]
     centre = rows.mean(axis=0)
+    variances, directions = np.linalg.eigh((rows - centre).T @ (rows - centre))  # ascending
+    outside = np.cumsum(variances[:-1]) <= (1 - _LEADING) * variances.sum()
+    directions = np.ascontiguousarray(directions[:, outside.sum() :][:, ::-1])
+    first = (rows - centre) @ directions[:, 0]
+    order = np.argsort(first)
+    rows = rows[order]
     moved = rows - centre
-    directions = eigh(moved.T @ moved, subset_by_index=(max(0, d - _LEADING), d - 1))[1]
-    leading = moved @ directions
-    squares = np.einsum("ij,ij->i", leading, leading)
-    rest = np.sqrt(np.maximum(np.einsum("ij,ij->i", moved, moved) - squares, 0))
+    leading, squares = moved @ directions, np.einsum("ij,ij->i", moved, moved)
+    rest = np.sqrt(np.maximum(squares - np.einsum("ij,ij->i", leading, leading), 0))
     return {
         "rows": rows,
+        "places": np.argsort(order),
         "squares": np.einsum("ij,ij->i", rows, rows),
         "centre": centre,
         "directions": directions,
-        "leading": leading.astype(np.float32),  # half the memory that one text has to read
-        "leading_squares": squares,
-        "rest": rest,
+        "first": first[order],
+        # Half the memory that one text has to read.
+        "leading": np.column_stack([leading, rest]).astype(np.float32),
+        "moved_squares": squares,
     }
 
 
@@ -151,7 +154,7 @@ def nearest_distances(
     found = np.zeros((len(vectors), k))
     if len(vectors) <= _FEW_TEXTS:
         for row, vector in enumerate(vectors):
-            passed_over = None if own is None else int(own[row])
+            passed_over = None if own is None else int(references["places"][own[row]])
             found[row] = _nearest_to_one(vector, references, k, passed_over, copies_within)
         return found
     reference = references["rows"]
@@ -166,7 +169,7 @@ def nearest_distances(
         if copies_within >= 0:
             matrix[matrix <= copies_within**2 * squares[:, None]] = np.inf
         if own is not None:
-            matrix[np.arange(len(part)), own[start : start + step]] = np.inf
+            matrix[np.arange(len(part)), references["places"][own[start : start + step]]] = np.inf
         chosen = np.argpartition(matrix, k - 1, axis=1)[:, :k]
         nearest = found[start : start + step]
         for column in range(k):
@@ -178,32 +181,44 @@ def nearest_distances(
 
 
 def _nearest_to_one(vector: Floats, references: Arrays, k: int, own: int | None, copies_within: float) -> Floats:
-    """The (k,) distances of one (d,) vector; arguments as in `nearest_distances`.
+    """The (k,) distances of one (d,) vector; arguments as in `nearest_distances`, `own` a place in `rows`.
 
     The distance of two vectors is at least that of their parts in the leading directions, joined with the difference
-    of the norms of what is left of them. Only what is not farther than the k-th nearest by this bound is looked at.
+    of the norms of what is left of them. What this bound, or the first direction alone, puts farther away than k that
+    were found already is not looked at.
     """
+    rows, m = references["rows"], len(references["rows"])
     moved = vector - references["centre"]
     leading = moved @ references["directions"]
-    length, square = float(moved @ moved), float(leading @ leading)
-    rest = math.sqrt(max(length - square, 0.0))
-    bounds: Floats = references["leading_squares"] + square
-    bounds += references["leading"] @ (-2 * leading).astype(np.float32)
-    bounds += (references["rest"] - rest) ** 2
-    # Rounding to float32 may put a bound above the distance, by less than this.
-    bounds -= 1e-5 * (length + references["leading_squares"].max())
+    length = float(moved @ moved)
+    rest = math.sqrt(max(length - float(leading @ leading), 0.0))
+    # Summing in float32 may put a bound above the distance, by less than this.
+    rounding = float(np.finfo(np.float32).eps) * references["leading"].shape[1]
+    rounding *= length + float(references["moved_squares"].max())
 
-    def distances(rows: NDArray[np.int64]) -> Floats:
-        delta = references["rows"][rows] - vector
-        squares = np.einsum("ij,ij->i", delta, delta)
-        passed_over = rows == own
+    def squares(places: NDArray[np.int64]) -> Floats:
+        delta = rows[places] - vector
+        found = np.einsum("ij,ij->i", delta, delta)
+        passed_over = places == own
         if copies_within >= 0:
-            passed_over |= squares <= copies_within**2 * (vector @ vector)
-        return np.sort(np.where(passed_over, np.inf, squares))
+            passed_over |= found <= copies_within**2 * (vector @ vector)
+        return np.sort(np.where(passed_over, np.inf, found))
 
-    count = k
-    while True:  # until k are found that are not passed over, or there are no more
-        count = min(4 * count, len(bounds))
-        limit = distances(np.argpartition(bounds, count - 1)[:count])[k - 1]
-        if limit < np.inf or count == len(bounds):
-            return np.sqrt(distances(np.flatnonzero(bounds <= limit))[:k])
+    first = references["first"]
+    middle, count = int(np.searchsorted(first, leading[0])), k
+    limit = np.inf
+    while limit == np.inf and count < m:  # until k are found that are not passed over
+        count = min(2 * count, m)
+        begin = min(max(middle - count // 2, 0), m - count)
+        found = squares(np.arange(begin, begin + count))
+        limit = found[k - 1]
+    if count == m:
+        return np.sqrt(found[:k])
+    reach = math.sqrt(limit + rounding)
+    begin, end = np.searchsorted(first, [leading[0] - reach, leading[0] + reach])
+    bounds: Floats = references["moved_squares"][begin:end] + (length - rounding)
+    bounds += references["leading"][begin:end] @ np.append(-2 * leading, -2 * rest).astype(np.float32)
+    if len(bounds) > count:  # the nearest by their bounds tell more than the nearest in one direction
+        likely = squares(begin + np.argpartition(bounds, count - 1)[:count])
+        limit = min(limit, likely[k - 1])
+    return np.sqrt(squares(begin + np.flatnonzero(bounds <= limit))[:k])
