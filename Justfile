@@ -78,6 +78,10 @@ bench-detect *arguments: setup
 rde-composition +cells: setup
     {{ python }} benchmarks/rde_composition.py {{ cells }}
 
+# What confidence as a further signal would bring to palimpsest, and take, in finished cells of the offline grid.
+palimpsest-confidence +cells: setup
+    {{ python }} benchmarks/palimpsest_confidence.py {{ cells }}
+
 # Run the offline grid of docs/detectors.md: victims, attacks, all detectors (hours; resumes). `texts` has a folder a dataset.
 offline-grid texts artifacts *arguments: setup
     {{ harness }} eval detect --suite offline --data {{ texts }} --artifacts {{ artifacts }} --out runs/offline \
