@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = path.read_text(encoding="utf-8")
         if all(
             f'"{key}": "{value}"' in text
-            for key, value in (("victim", "minilm-sst2"), ("recipe", "pwws"), ("scenario", "s1"))
+            for key, value in (("victim", "minilm-lora-sst2"), ("recipe", "pwws"), ("scenario", "s1"))
         ):
             row = json.loads(text)
             if row.get("goal") == "flip" and row["detector"] in ("rde", "msp", "mle", "wdr"):
@@ -111,7 +111,7 @@ def test_the_folder_is_leaderboards_by_default(run: Run, board: Path, monkeypatc
 def test_show_prints_a_table(run: Run, made: Path) -> None:
     code, out, _ = run("show", made, "--where", "detector=rde,msp,wdr")
     assert code == 0
-    assert "dataset sst2, recipe pwws, goal flip, victim minilm-sst2, scenario s1" in " ".join(out.split())
+    assert "dataset sst2, recipe pwws, goal flip, victim minilm-lora-sst2, scenario s1" in " ".join(out.split())
     # What trained on adversarial texts is last, whatever its figures, and is marked.
     names = [line.split("\u2502")[1].strip() for line in out.splitlines() if line.startswith("\u2502")]
     assert names[0] == "msp"
@@ -234,7 +234,7 @@ def test_diff_of_two_folders(run: Run, made: Path, board: Path) -> None:
     gone.unlink()
     _, out, _ = run("diff", made, board)
     assert (
-        f"only in the first: sst2, pwws, flip, minilm-sst2, {row['detector']}, s1, seed {row['seed']} ({row['id']})"
+        f"only in the first: sst2, pwws, flip, minilm-lora-sst2, {row['detector']}, s1, seed {row['seed']} ({row['id']})"
         in out
     )
     metric = row["metrics"]["auc"]
