@@ -196,29 +196,33 @@ def _nearest_to_one(vector: Floats, references: Arrays, k: int, own: int | None,
     rounding = float(np.finfo(np.float32).eps) * references["leading"].shape[1]
     rounding *= length + float(references["moved_squares"].max())
 
-    def squares(places: NDArray[np.int64]) -> Floats:
+    def squares(places: NDArray[np.int64] | slice) -> Floats:
+        """Squared distances of some rows; infinite for those that are passed over."""
         delta = rows[places] - vector
-        found = np.einsum("ij,ij->i", delta, delta)
-        passed_over = places == own
+        found: Floats = np.einsum("ij,ij->i", delta, delta)
         if copies_within >= 0:
-            passed_over |= found <= copies_within**2 * (vector @ vector)
-        return np.sort(np.where(passed_over, np.inf, found))
+            found[found <= copies_within**2 * (vector @ vector)] = np.inf
+        if own is not None:
+            found[np.arange(m)[places] == own] = np.inf
+        return found
 
-    first = references["first"]
-    middle, count = int(np.searchsorted(first, leading[0])), k
-    limit = np.inf
+    first, count, limit = references["first"], k, np.inf
+    middle = int(np.searchsorted(first, leading[0]))
     while limit == np.inf and count < m:  # until k are found that are not passed over
         count = min(2 * count, m)
         begin = min(max(middle - count // 2, 0), m - count)
-        found = squares(np.arange(begin, begin + count))
-        limit = found[k - 1]
-    if count == m:
-        return np.sqrt(found[:k])
-    reach = math.sqrt(limit + rounding)
-    begin, end = np.searchsorted(first, [leading[0] - reach, leading[0] + reach])
-    bounds: Floats = references["moved_squares"][begin:end] + (length - rounding)
-    bounds += references["leading"][begin:end] @ np.append(-2 * leading, -2 * rest).astype(np.float32)
-    if len(bounds) > count:  # the nearest by their bounds tell more than the nearest in one direction
-        likely = squares(begin + np.argpartition(bounds, count - 1)[:count])
-        limit = min(limit, likely[k - 1])
-    return np.sqrt(squares(begin + np.flatnonzero(bounds <= limit))[:k])
+        found = squares(slice(begin, begin + count))
+        limit = np.partition(found, k - 1)[k - 1]
+    if count < m:
+        reach = math.sqrt(limit + rounding)
+        begin = int(np.searchsorted(first, leading[0] - reach))
+        end = int(np.searchsorted(first, leading[0] + reach, side="right"))
+        bounds: Floats = references["moved_squares"][begin:end] + (length - rounding)
+        bounds += references["leading"][begin:end] @ np.append(-2 * leading, -2 * rest).astype(np.float32)
+        # The nearest by their bounds tell more than the nearest in one direction.
+        order = np.argpartition(bounds, min(count, len(bounds)) - 1)
+        found = squares(begin + order[:count])
+        limit = min(limit, np.partition(found, k - 1)[k - 1])
+        others = order[count:]
+        found = np.concatenate([found, squares(begin + others[bounds[others] <= limit])])
+    return np.sqrt(np.sort(found)[:k])

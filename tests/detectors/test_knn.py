@@ -98,17 +98,18 @@ def test_nearest_distances_ascend():
 
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from([3, 70, 90]),
+    st.sampled_from([60, 600]),
+    st.sampled_from([1, 3, 70, 90]),
     st.sampled_from([1, 5, 60]),
     st.floats(0.01, 100),
     st.booleans(),
     st.sampled_from([-1.0, 1e-5]),
 )
 @settings(max_examples=60, deadline=None)
-def test_of_few_texts_the_nearest_are_those_of_a_plain_search(seed, d, k, scale, leave_out, copies_within):
+def test_of_few_texts_the_nearest_are_those_of_a_plain_search(seed, size, d, k, scale, leave_out, copies_within):
     rng = np.random.default_rng(seed)
     # Two clusters, a decaying spectrum, and copies.
-    rows = scale * rng.standard_normal((60, d)) / np.arange(1, d + 1) ** rng.uniform(0, 2)
+    rows = scale * rng.standard_normal((size, d)) / np.arange(1, d + 1) ** rng.uniform(0, 2)
     rows[::2] += scale * rng.standard_normal(d)
     rows = np.concatenate([rows, rows[:6]])
     own = rng.integers(0, len(rows), 5)
@@ -121,6 +122,15 @@ def test_of_few_texts_the_nearest_are_those_of_a_plain_search(seed, d, k, scale,
         vectors, prepare_references(rows), k, own=own if leave_out else None, copies_within=copies_within
     )
     np.testing.assert_allclose(found, np.sort(expected, axis=1)[:, :k], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_references_that_are_all_alike_are_found(value):
+    rows = np.full((50, 4), value)
+    references = prepare_references(rows)
+    np.testing.assert_allclose(nearest_distances(rows[:1], references, 3), 0, atol=1e-12)
+    np.testing.assert_allclose(nearest_distances(rows[:1] + 0.5, references, 3), 1)
+    assert np.isinf(nearest_distances(rows[:1], references, 3, copies_within=1e-5)).all()
 
 
 def test_small_distances_between_long_vectors_keep_their_digits():
