@@ -4,7 +4,7 @@ Adds the logit of MSP (less its mean and divided by its deviation over the clean
 the cells hold, at several weights, and prints the mean AUC by scenario and goal, and in how many plain S1 cells it is
 above MSP and RDE. It chooses nothing: palimpsest has weight 0.
 
-    python benchmarks/palimpsest_confidence.py runs/grid/cells/*
+    python benchmarks/palimpsest_confidence.py runs/grid/cells/*-{s1,matched}
 """
 
 from __future__ import annotations
