@@ -105,13 +105,13 @@ def prepare_references(rows: Floats) -> Arrays:
         what is left of them, and `moved_squares` (m,), their squared distances from the centre.
     """
     centre = rows.mean(axis=0)
-    variances, directions = np.linalg.eigh((rows - centre).T @ (rows - centre))  # ascending
+    moved = rows - centre
+    variances, directions = np.linalg.eigh(moved.T @ moved)  # ascending
     outside = np.cumsum(variances[:-1]) <= (1 - _LEADING) * variances.sum()
     directions = np.ascontiguousarray(directions[:, outside.sum() :][:, ::-1])
-    first = (rows - centre) @ directions[:, 0]
+    first = moved @ directions[:, 0]
     order = np.argsort(first)
-    rows = rows[order]
-    moved = rows - centre
+    rows, moved = rows[order], moved[order]
     leading, squares = moved @ directions, np.einsum("ij,ij->i", moved, moved)
     rest = np.sqrt(np.maximum(squares - np.einsum("ij,ij->i", leading, leading), 0))
     return {
