@@ -64,6 +64,9 @@ def detect(
     dear_texts: Annotated[
         int, typer.Option(min=2, help="Texts of each class that a detector of over ten forwards scores.")
     ] = 100,
+    same_texts: Annotated[
+        bool, typer.Option("--same-texts", help="Let the other detectors score only those texts too.")
+    ] = False,
     words: Annotated[bool, typer.Option("--words", help="Score word-level evidence too.")] = False,
     transfer: Annotated[
         bool,
@@ -111,6 +114,7 @@ def detect(
         fit_seed=fit_seed,
         replicates=replicates,
         dear_texts=dear_texts,
+        same_texts=same_texts,
         words=words,
     )
     parameters = {

@@ -1,10 +1,10 @@
-"""Methods over many cells: average ranks, which of them can be told apart, and pairwise tests.
+"""Methods over many cells: average ranks, which of them can be told apart, and the signed-rank test of a pair.
 
 Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006. Whether two methods differ
 by the Nemenyi test depends on which others are in the table; Benavoli, Corani and Mangili ("Should we really use
-post-hoc tests based on mean-ranks?", JMLR 2016) recommend pairwise signed-rank tests with a correction instead, so
-both are here. Cells are taken for independent: attacks on one dataset and victim share texts, so the p-values are
-somewhat too small.
+post-hoc tests based on mean-ranks?", JMLR 2016) recommend signed-rank tests of the pairs that matter, with a
+correction, instead, so both are here. Cells are taken for independent: attacks on one dataset and victim share texts,
+so the p-values are somewhat too small.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.core.comparisons import holm, midranks
+from harness.core.comparisons import midranks
 from harness.core.errors import DataError
 
 Floats = NDArray[np.float64]
@@ -42,7 +41,7 @@ class Friedman(NamedTuple):
 
 @dataclass(frozen=True)
 class CriticalDifference:
-    """Average ranks of methods over cells, and how far apart they must lie to differ.
+    """Average ranks of methods over cells, and how far apart they must lie to be told apart.
 
     Attributes:
         names: Methods, the best first.
@@ -52,7 +51,7 @@ class CriticalDifference:
         friedman: The test that comes first: where it finds nothing, the differences mean nothing.
         alpha: Level.
         difference: Nemenyi's critical difference at that level.
-        cliques: Longest runs of at least two methods in `names` that do not differ: (first, last), both included.
+        cliques: Longest runs of at least two methods in `names` that are not told apart: (first, last), both included.
     """
 
     names: tuple[str, ...]
@@ -65,28 +64,8 @@ class CriticalDifference:
     cliques: tuple[tuple[int, int], ...]
 
 
-class PairedTest(NamedTuple):
-    """Wilcoxon's signed-rank test of two methods over cells.
-
-    Attributes:
-        first: One method.
-        second: The other.
-        difference: Median over cells of first - second.
-        cells: Cells where both have a value.
-        p: Two-sided p-value; 1 where the methods never differ.
-        p_holm: The same after Holm's correction over all pairs.
-    """
-
-    first: str
-    second: str
-    difference: float
-    cells: int
-    p: float
-    p_holm: float
-
-
 def critical_difference(names: Sequence[str], values: ArrayLike, *, alpha: float = 0.05) -> CriticalDifference:
-    """Rank methods over cells and find those that do not differ.
+    """Rank methods over cells and find those that are not told apart.
 
     Args:
         names: k methods.
@@ -144,33 +123,6 @@ def nemenyi_difference(methods: int, cells: int, alpha: float = 0.05) -> float:
 
     q = float(studentized_range.ppf(1 - alpha, methods, np.inf)) / math.sqrt(2)
     return q * math.sqrt(methods * (methods + 1) / (6 * cells))
-
-
-def pairwise_tests(names: Sequence[str], values: ArrayLike) -> list[PairedTest]:
-    """Wilcoxon's signed-rank test for every pair of methods, over the cells where both have a value.
-
-    Cells without a difference are split evenly between the signs, as Demšar advises. With n cells no exact p-value is
-    below 2 / 2^n, so that fewer than six cells can show nothing at 0.05.
-
-    Args:
-        names: k methods.
-        values: (N, k) a figure of each method in each cell, higher = better, NaN where there is none.
-
-    Returns:
-        k (k - 1) / 2 tests, in the order of `itertools.combinations`. A pair without a common cell has p = NaN.
-
-    Raises:
-        ValueError: If the shapes do not fit.
-    """
-    table = _checked(names, values)
-    found = []
-    for i, j in combinations(range(len(names)), 2):
-        apart = table[:, i] - table[:, j]
-        apart = apart[~np.isnan(apart)]
-        middle = float(np.median(apart)) if apart.size else math.nan
-        found.append((names[i], names[j], middle, int(apart.size), signed_rank_p(apart)))
-    corrected = holm([p for *_, p in found])
-    return [PairedTest(*row, float(p)) for row, p in zip(found, corrected, strict=True)]
 
 
 def signed_rank_p(differences: ArrayLike) -> float:

@@ -1,4 +1,4 @@
-"""The critical-difference picture: methods on an axis of average ranks, those that do not differ joined by bars."""
+"""The critical-difference picture: methods on an axis of average ranks, bars joining those not told apart."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def draw_critical_difference(path: Path, found: CriticalDifference, *, title: st
     axis.text(
         (1 + count) / 2,
         depth + 0.7,
-        f"average rank over {found.cells} cells{left_out}; bars join methods that do not differ (Nemenyi, "
+        f"average rank over {found.cells} cells{left_out}; bars join methods that are not told apart (Nemenyi, "
         f"level {found.alpha:g}); Friedman p = {found.friedman.p:.2g}",
         ha="center",
         va="center",

@@ -38,6 +38,7 @@ class EvaluationSettings:
         fit_seed: Seed of the draw of training rows and of seeded detectors.
         replicates: Bootstrap replicates of the intervals.
         dear_texts: Texts of each class that a detector of more than ten forwards scores of a sample.
+        same_texts: Whether the others score only those too, so that all figures are of the same texts.
         words: Whether detectors that can say which words look substituted are scored on that too.
     """
 
@@ -49,7 +50,17 @@ class EvaluationSettings:
     fit_seed: int = 0
     replicates: int = 1000
     dear_texts: int = 100
+    same_texts: bool = False
     words: bool = False
+
+    @property
+    def draws_clean_texts(self) -> bool:
+        """Whether clean texts are drawn at random, and so are exchangeable with those that set the threshold."""
+        return self.scenario != "matched"
+
+    def limit(self, is_dear: bool) -> int | None:
+        """Texts of each class that a detector scores of a sample; None for all."""
+        return self.dear_texts if is_dear or self.same_texts else None
 
 
 @dataclass(frozen=True)
@@ -151,7 +162,7 @@ def evaluate_attack(
                     texts,
                     samples,
                     one,
-                    dear_texts=settings.dear_texts,
+                    limit=settings.limit(one.is_dear),
                     tuning=tuning,
                     tuning_samples=tuning_samples,
                 )
@@ -222,7 +233,7 @@ def _measure_all(
     stale: int,
     run: str,
 ) -> list[DetectorResult]:
-    comparisons = compare_all([(one, seeds) for one, seeds, _ in scored], settings.replicates)
+    comparisons = compare_all([(one, seeds) for one, seeds, _ in scored], settings)
     results = []
     with Progress("bootstrap", total=len(scored), unit="detector") as bar:
         for (one, seeds, cost), compared in zip(scored, comparisons, strict=True):
@@ -240,7 +251,7 @@ def _measure_all(
                     cost=found.cost,
                     seeds=seeds,
                     trains=one.detector.info.adversarial_texts == "trains",
-                    limited=one.is_dear,
+                    limited=settings.limit(one.is_dear) is not None,
                 )
             )
             bar.advance()

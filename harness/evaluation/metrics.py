@@ -191,7 +191,8 @@ def mean_over_seeds(
     The samples of several seeds are drawn from the same attack and share most source texts, so neither the
     spread over seeds nor independent bootstraps tell how sure the mean is. Each replicate draws one weight
     for every source text of any sample, applies it in all samples, and averages the metrics over the samples.
-    A replicate in which a class is absent from a sample is left out.
+    A replicate in which a class is absent from a sample is left out. A rate at a held-out threshold that is 0 or 1 in
+    every sample is the same in every replicate; its interval is the exact binomial one, over the distinct texts.
 
     Args:
         scores: One array of shape (n_s,) for each sampling seed s.
@@ -219,6 +220,9 @@ def mean_over_seeds(
     codes = global_codes(clusters, [sample.size for sample in samples])
     bounds = np.cumsum([0, *(sample.size for sample in samples)])
 
+    positive = np.concatenate([np.asarray(a, dtype=np.bool_) for a in adversarial])
+    of_class = {"tpr": positive, "fpr": ~positive}
+
     values = _mean([sample.metrics(np.ones((1, sample.size))) for sample in samples])
     chunks = [
         _mean([s.metrics(weights[:, i:j]) for s, i, j in zip(samples, bounds, bounds[1:], strict=False)])
@@ -227,8 +231,19 @@ def mean_over_seeds(
     result = {}
     for name, value in values.items():
         low, high = percentile_interval(np.concatenate([chunk[name] for chunk in chunks]), level)
+        rate, _, threshold = name.partition("_heldout_")
+        if threshold and rate in ("tpr", "fpr") and value[0] in (0, 1):
+            low, high = _exact_interval(bool(value[0]), len(np.unique(codes[of_class[rate]])), level)
         result[name] = Estimate(float(value[0]), low, high)
     return result
+
+
+def _exact_interval(all_flagged: bool, n: int, level: float) -> tuple[float, float]:
+    """Clopper and Pearson's interval (Biometrika 1934) of a rate of 0 or 1 among n texts, which no resampling moves."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(n if all_flagged else 0, n).proportion_ci(level, method="exact")
+    return float(low), float(high)
 
 
 class _Ranking:

@@ -49,7 +49,9 @@ class Measured:
     cost: dict[str, float]
 
 
-def compare_all(scored: Sequence[tuple[FittedDetector, list[SeedScores]]], replicates: int) -> list[Compared]:
+def compare_all(
+    scored: Sequence[tuple[FittedDetector, list[SeedScores]]], settings: EvaluationSettings
+) -> list[Compared]:
     """Compare every detector with RDE and MSP on the same texts, where these were scored.
 
     Detectors that scored only some of the texts are compared on those. Holm's correction is over all comparisons of
@@ -57,12 +59,13 @@ def compare_all(scored: Sequence[tuple[FittedDetector, list[SeedScores]]], repli
 
     Args:
         scored: Detectors with their scored samples.
-        replicates: Bootstrap replicates.
+        settings: The protocol's settings.
     """
+    replicates = settings.replicates
     references = {one.spec: seeds for one, seeds in scored if one.spec in REFERENCES}
-    groups: dict[bool, dict[str, list[SeedScores]]] = {}
+    groups: dict[int | None, dict[str, list[SeedScores]]] = {}
     for one, seeds in scored:
-        groups.setdefault(one.is_dear, {})[one.spec] = seeds
+        groups.setdefault(settings.limit(one.is_dear), {})[one.spec] = seeds
     found: dict[str, Compared] = {}
     for group in groups.values():
         first = next(iter(group.values()))
@@ -156,11 +159,11 @@ def measure(
                     "n_adversarial": int(seed.adversarial.sum()),
                     "n_calibration": len(seed.calibration),
                     "trains_on_adversarial_texts": fitted.detector.info.needs_adversarial_labels,
-                    "limited": fitted.is_dear,
+                    "limited": settings.limit(fitted.is_dear) is not None,
                     "metrics": estimates,
                     "comparisons": compared.seeds[number],
                     "failures": _failures(seed, limits),
-                    "prevalence": _prevalence(estimates),
+                    "prevalence": _prevalence(estimates, settings.draws_clean_texts),
                     "words": words,
                     "cost": spent,
                     "run": run,
@@ -210,13 +213,19 @@ def _failures(seed: SeedScores, thresholds: Mapping[str, float]) -> dict[str, An
     return {"texts": len(seed.failures), "auc_against_clean": auc, "flagged": flagged}
 
 
-def _prevalence(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
-    """Precision where few texts are adversarial, at each held-out threshold; null where nothing is flagged."""
+def _prevalence(metrics: Mapping[str, Mapping[str, float | None]], drawn: bool) -> dict[str, Any]:
+    """Precision where few texts are adversarial, at each held-out threshold.
+
+    Null where no clean text is flagged, since a rate of false alarms below what the texts can show decides it then,
+    and where clean texts are not drawn as traffic would.
+    """
     found: dict[str, Any] = {}
     for share in PREVALENCES:
         for rate in HELDOUT_RATES:
             tpr, fpr = metrics[f"heldout_tpr_{rate}"]["value"], metrics[f"realised_fpr_{rate}"]["value"]
-            value = math.nan if tpr is None or fpr is None else float(precision_at_prevalence(tpr, fpr, share))
+            value = math.nan
+            if drawn and tpr is not None and fpr:
+                value = float(precision_at_prevalence(tpr, fpr, share))
             found.setdefault(f"{share:g}", {})[f"precision_{rate}"] = _finite(value)
     return found
 
@@ -232,8 +241,7 @@ def _words(
     if not fitted.detector.info.scores_words:
         return None
     # The texts of the first seed's sample: words of the others would mostly be the same ones again.
-    limit = settings.dear_texts if fitted.is_dear else None
-    rows = seeds[0].sample.adversarial[:limit]
+    rows = seeds[0].sample.adversarial[: settings.limit(fitted.is_dear)]
     scores = fitted.detector.word_scores(texts.outputs.take(texts.perturbed(rows)))
     found = word_evidence(scores, [substituted_positions(attack.rows[i]) for i in rows], replicates=settings.replicates)
     metrics = {name: {k: _finite(v) for k, v in e._asdict().items()} for name, e in found.metrics.items()}
@@ -280,20 +288,21 @@ def _facts(
             "test_rows": len(seed.sample.test),
             "subset_rows": len(seed.sample.subset),
             "matching": seed.sample.matching,
-            "dear_texts": settings.dear_texts if fitted.is_dear else None,
+            "dear_texts": settings.limit(fitted.is_dear),
         },
         "calibration": {
             "source": seed.calibration_source,
             "texts": len(seed.calibration),
             "thresholds": dict(thresholds),
+            "exchangeable": settings.draws_clean_texts,
         },
         "intervals": {
-            "method": "percentile bootstrap over source texts",
+            "method": "percentile bootstrap over source texts; exact binomial for held-out rates of 0 and 1",
             "level": 0.95,
             "replicates": settings.replicates,
         },
         "comparisons": {
-            "method": "paired percentile bootstrap over source texts",
+            "method": "paired bootstrap over source texts: percentile interval, p by the normal approximation",
             "correction": "Holm, over all comparisons of the detectors that scored the same texts",
         },
         "versions": versions(),

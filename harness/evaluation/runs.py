@@ -22,7 +22,7 @@ from harness.evaluation.scoring import can_build
 from harness.text.sources import dataset_pointer
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.parquet"
-_FORMAT = 2  # of the results file
+_FORMAT = 3  # of the results file
 
 
 @dataclass(frozen=True)
@@ -243,6 +243,8 @@ def _notes(result: AttackResult, settings: EvaluationSettings) -> list[str]:
         notes.append("no held-out figures: too few held-out clean texts for a threshold.")
     elif source != "validation rows":
         notes.append(f"held-out thresholds come from {source}: the published split has no validation rows.")
+    if source is not None and not settings.draws_clean_texts:
+        notes.append("clean texts of pairs are no random draw: a held-out threshold promises nothing about them.")
     limited = [detector.title for detector in result.detectors if detector.limited]
     if limited:
         notes.append(f"only the first {settings.dear_texts} texts of each class: {', '.join(limited)}.")

@@ -205,7 +205,7 @@ def score_samples(
     samples: Sequence[Sample],
     fitted: FittedDetector,
     *,
-    dear_texts: int,
+    limit: int | None,
     tuning: TuningTexts,
     tuning_samples: Sequence[Sample],
 ) -> tuple[list[SeedScores], Cost]:
@@ -216,7 +216,7 @@ def score_samples(
         texts: Its texts, read.
         samples: One a seed.
         fitted: The detector.
-        dear_texts: Texts of each class that a dear detector scores of a sample.
+        limit: Texts of each class that it scores of a sample; None for all.
         tuning: Where a detector that tunes or trains finds adversarial texts.
         tuning_samples: Samples of that attack, of the same seeds: their validation rows.
 
@@ -228,7 +228,6 @@ def score_samples(
     """
     keys = [source_key(row.original_text) for row in attack.rows]
     trained = set() if attack.train is None else {source_key(text) for text in attack.train.texts}
-    limit = dear_texts if fitted.is_dear else None
     found = []
     costs: list[tuple[Cost, int]] = []
     for sample, other in zip(samples, tuning_samples, strict=True):

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.comparisons import holm
 from harness.core.files import write_json, write_text
-from harness.core.ranks import CriticalDifference, critical_difference
+from harness.core.ranks import CriticalDifference, critical_difference, signed_rank_p
 from harness.detectors.registry import DETECTORS
 from harness.evaluation.critical_difference import draw_critical_difference
 from harness.evaluation.result_rows import REFERENCES
@@ -74,7 +75,7 @@ def write_report(out: Path, cells: Sequence[FilledCell], missing: Mapping[str, s
     for (scenario, goal, group), members in kinds.items():
         ranks = _ranks(members)
         title = f"{scenario}, {goal}" + (", dear detectors" if group == "dear" else "")
-        parts.append(_table(title, members, ranks))
+        parts += [_table(title, members, ranks), _families(members)]
         summary["kinds"].append(
             {
                 "scenario": scenario,
@@ -101,13 +102,18 @@ def _aucs(cell: FilledCell) -> dict[str, float]:
     return {name: found["metrics"]["auc"]["value"] for name, found in cell.means.items()}
 
 
-def _ranks(cells: Sequence[FilledCell]) -> CriticalDifference | None:
-    """Average ranks of the detectors that every cell has and that train on no adversarial texts."""
-    names = [
+def _ranked(cells: Sequence[FilledCell]) -> list[str]:
+    """The detectors that every cell has and that train on no adversarial texts."""
+    return [
         name
         for name, found in cells[0].means.items()
         if not found["trains_on_adversarial_texts"] and all(name in cell.means for cell in cells)
     ]
+
+
+def _ranks(cells: Sequence[FilledCell]) -> CriticalDifference | None:
+    """Average ranks; None for too few detectors or cells."""
+    names = _ranked(cells)
     if len(names) < 3 or len(cells) < 2:
         return None
     return critical_difference(names, np.array([[_aucs(cell)[name] for name in names] for cell in cells]))
@@ -150,6 +156,37 @@ def _table(title: str, cells: Sequence[FilledCell], ranks: CriticalDifference | 
         f"## {title}\n\nAUC in percent, mean over seeds. `over rde`: in how many cells the AUC is above RDE's, then in "
         f"how many significantly above and below (5 % after Holm's correction in the cell).\n\n{body}\n{notes}"
         f"Adversarial + clean texts a seed: {'; '.join(counts)}.\n"
+    )
+
+
+def _families(cells: Sequence[FilledCell]) -> str:
+    """Mean AUC by attack family, and over all cells the signed-rank test against each reference.
+
+    A mean over families hides that a detector may see the kind of word that it was built for, and no other.
+    """
+    names = _ranked(cells)
+    kinds = list(dict.fromkeys(cell.step.cell["family"] for cell in cells))
+    aucs = {name: np.array([_aucs(cell)[name] for cell in cells]) for name in names}
+    families = np.array([cell.step.cell["family"] for cell in cells])
+    references = [name for name in REFERENCES if name in names]
+    pairs = {frozenset((name, r)): aucs[name] - aucs[r] for name in names for r in references if name != r}
+    # Rounded: a difference in the last bits is none.
+    tests = holm([signed_rank_p(np.round(apart, 6)) for apart in pairs.values()])
+    p_values = dict(zip(pairs, tests, strict=True))
+    header = ["detector", *kinds, *(f"p against {reference}" for reference in references)]
+    lines = [header, ["---", *("---:" for _ in header[1:])]]
+    for name in sorted(names, key=lambda name: -float(aucs[name].mean())):
+        lines.append(
+            [
+                f"`{name}`" + _mark(name),
+                *(f"{100 * aucs[name][families == kind].mean():.1f}" for kind in kinds),
+                *("" if name == r else f"{p_values[frozenset((name, r))]:.2g}" for r in references),
+            ]
+        )
+    body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return (
+        "By attack, the mean over its cells in percent, and Wilcoxon's signed-rank test over all cells (exact, "
+        f"two-sided, after Holm's correction):\n\n{body}"
     )
 
 

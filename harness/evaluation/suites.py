@@ -125,7 +125,7 @@ OFFLINE = Suite(
     evaluation_arguments=(*("--seeds", "0,1,2", "--validation-fraction", "0.3"), *("--train-limit", "4000", "--words")),
     dear_arguments=(
         *("--seeds", "0", "--validation-fraction", "0.3", "--train-limit", "4000"),
-        *("--target", "50", "--dear-texts", "50"),
+        *("--target", "50", "--dear-texts", "50", "--same-texts"),
     ),
 )
 RDE_2022 = Suite(

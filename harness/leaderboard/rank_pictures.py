@@ -48,7 +48,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A run of detectors that do not differ."""
+    """A run of detectors that are not told apart."""
 
     x: str
     top: str

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import friedmanchisquare, rankdata, wilcoxon
 
-from harness.core.comparisons import holm
 from harness.core.errors import DataError
-from harness.core.ranks import critical_difference, nemenyi_difference, pairwise_tests, signed_rank_p
+from harness.core.ranks import critical_difference, nemenyi_difference, signed_rank_p
 
 # Demšar (2006), table 6: AUC of C4.5 with four ways of pruning on 14 data sets.
 DEMSAR = np.array(
@@ -131,18 +130,3 @@ def test_signed_ranks_against_scipy() -> None:
     assert signed_rank_p(np.ones(5)) == 2 / 2**5
     assert signed_rank_p(np.zeros(5)) == 1
     assert math.isnan(signed_rank_p([]))
-
-
-def test_pairs_are_tested_on_the_cells_they_share() -> None:
-    rng = np.random.default_rng(2)
-    values = rng.normal(size=(15, 3)) + np.array([1.5, 0, 0])
-    values[:4, 1] = math.nan
-    got = pairwise_tests(["a", "b", "c"], values)
-    assert [(t.first, t.second, t.cells) for t in got] == [("a", "b", 11), ("a", "c", 15), ("b", "c", 11)]
-    assert got[1].p == signed_rank_p(values[:, 0] - values[:, 2])
-    assert got[1].difference == np.median(values[:, 0] - values[:, 2])
-    assert [t.p_holm for t in got] == holm([t.p for t in got]).tolist()
-    values[:, 1] = math.nan
-    lonely = pairwise_tests(["a", "b", "c"], values)[0]
-    assert lonely.cells == 0
-    assert math.isnan(lonely.p)

@@ -399,6 +399,21 @@ def test_mean_over_seeds_is_one_joint_bootstrap() -> None:
     assert got["auc"].value == pytest.approx((plain[0]["auc"] + plain[1]["auc"]) / 2)
 
 
+def test_a_rate_of_none_or_all_has_the_exact_interval() -> None:
+    scores, adversarial = np.arange(60.0), np.arange(60) >= 25
+    names = np.arange(60)
+    got = bootstrap_metrics(scores, adversarial, names, replicates=50, thresholds={"5": 24.0, "1": 40.0, "10": -1.0})
+    # None of 25 flagged: every rate p with (1 - p)^25 >= 2.5 % is in the interval, and no other.
+    none_of_25, all_of_35 = 1 - 0.025 ** (1 / 25), 0.025 ** (1 / 35)
+    assert tuple(got["fpr_heldout_5"]) == pytest.approx((0, 0, none_of_25))
+    assert tuple(got["tpr_heldout_5"]) == pytest.approx((1, all_of_35, 1))
+    assert tuple(got["fpr_heldout_10"]) == pytest.approx((1, 0.025 ** (1 / 25), 1))
+    assert 0 < got["tpr_heldout_1"].low < got["tpr_heldout_1"].value < got["tpr_heldout_1"].high < 1
+    # The same texts twice tell no more than once.
+    twice = mean_over_seeds([scores] * 2, [adversarial] * 2, [names] * 2, replicates=50, thresholds=[{"5": 24.0}] * 2)
+    assert tuple(twice["fpr_heldout_5"]) == pytest.approx((0, 0, none_of_25))
+
+
 def test_mean_over_equal_samples_is_one_sample() -> None:
     scores, adversarial = gaussian(100, 5)
     names = np.array([f"text {i}" for i in range(100)])

@@ -118,6 +118,41 @@ def test_the_dear_score_the_first_texts_only_and_say_so(whole, attacked):
     assert any(f"first {DEAR} texts" in note and "WDR" in note for note in outcome.tables[0].notes)
 
 
+def test_with_same_texts_all_score_what_the_dear_score(whole, attacked, tmp_path):
+    outcome = run_evaluation(request(attacked, "rde", "msp", "wdr", same_texts=True), tmp_path / "out")
+    scores = pd.read_parquet(outcome.folder / "scores.parquet")
+    before = pd.read_parquet(whole[0].folder / "scores.parquet")
+    (dear,) = of_detector(outcome, "wdr")
+    for row in outcome.rows:
+        assert finish_row(row) == row
+        assert (row["n_clean"], row["n_adversarial"], row["n_calibration"]) == (DEAR, DEAR, DEAR)
+        assert row["limited"]
+        assert row["protocol"]["sampling"]["dear_texts"] == DEAR
+        part = scores[scores.detector == row["detector"]]
+        assert list(part.id) == list(before[before.detector == "wdr"].id)
+        assert ((clean := part[~part.adversarial]).id).tolist() == list(clean.id.drop_duplicates())
+    assert {one["reference"] for one in dear["comparisons"]} == {"rde", "msp"}
+
+
+def test_precision_is_said_where_clean_texts_are_drawn_and_some_are_flagged(attacked, tmp_path):
+    drawn = run_evaluation(request(attacked, "rde", "msp", seeds=(0, 1, 2)), tmp_path / "drawn").rows
+    matched = run_evaluation(request(attacked, "rde", "msp", scenario="matched"), tmp_path / "matched").rows
+    said = []
+    for row in [*drawn, *matched]:
+        assert row["protocol"]["calibration"]["exchangeable"] == (row["scenario"] == "s1")
+        for share in ("0.01", "0.001"):
+            for rate in ("1", "5", "10"):
+                fpr, tpr = (row["metrics"][f"{name}_{rate}"]["value"] for name in ("realised_fpr", "heldout_tpr"))
+                got = row["prevalence"][share][f"precision_{rate}"]
+                if row["scenario"] == "matched" or not fpr:
+                    assert got is None
+                else:
+                    said.append(got)
+                    pi = float(share)
+                    assert got == pytest.approx(pi * tpr / (pi * tpr + (1 - pi) * fpr))
+    assert said
+
+
 def test_every_detector_is_compared_with_rde_and_msp_on_the_same_texts(whole):
     outcome, found = whole
     scores = pd.read_parquet(outcome.folder / "scores.parquet")
