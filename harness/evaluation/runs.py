@@ -22,7 +22,7 @@ from harness.evaluation.scoring import can_build
 from harness.text.sources import dataset_pointer
 
 RESULTS_FILE, SCORES_FILE = "results.json", "scores.parquet"
-_FORMAT = 3  # of the results file
+_FORMAT = 2  # of the results file
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,8 @@ def _decisions(one: Evaluated) -> list[Block]:
 def _rare(detectors: Sequence[EvaluatedDetector]) -> list[Block]:
     """Precision where few texts are adversarial, first seed."""
     shares = [share for share in detectors[0].rows[0].get("prevalence") or {}]
-    if not shares:
+    known = [d.rows[0]["prevalence"][share]["precision_10"] for d in detectors for share in shares]
+    if all(value is None for value in known):
         return []
     shares.sort(key=float, reverse=True)
     rows: list[TableRow] = [
@@ -253,7 +254,10 @@ def _rare(detectors: Sequence[EvaluatedDetector]) -> list[Block]:
         for detector in detectors
     ]
     columns = ["Detector", *(f"{100 * float(share):g} % adversarial" for share in shares)]
-    caption = "How many of 100 flagged texts are adversarial, at the 10 % threshold, if fewer texts are; first seed."
+    caption = (
+        "How many of 100 flagged texts are adversarial, at the 10 % threshold, if fewer texts are; first seed. No "
+        "figure where no clean text was flagged."
+    )
     return [Fold("Where adversarial texts are rare", [Table(caption, columns, rows)])]
 
 
