@@ -97,13 +97,15 @@ cross-checks texts: setup
     {{ harness }} attack restore attacks/sets/offline --dataset {{ texts }}/sst2 --out $out/attacks
     {{ harness }} eval detect --attacks $pwws --detector msp rde fgws palimpsest wdr $fitted --out $out/tuned-on-itself
     {{ harness }} eval detect --attacks $pwws --detector msp rde fgws palimpsest wdr $fitted --tune-attacks $typos --out $out/tuned-on-typos
-    {{ harness }} eval detect --attacks $pwws --detector msp rde fgws palimpsest $fitted --victim minilm-lora-mr --other-victim --out $out/other-victim
+    {{ harness }} eval detect --attacks $pwws --detector msp rde fgws palimpsest $fitted --victim minilm-lora-imdb --other-victim --out $out/other-victim
+    evading="--dataset {{ texts }}/sst2 --victim minilm-lora-sst2 --recipe deepwordbug --split test --limit 100 --max-length 128 --threads 1"
+    {{ harness }} attack run $evading --out $out/evading-nothing
     for detector in rde palimpsest; do
         {{ harness }} detect fit --victim minilm-lora-sst2 --dataset {{ texts }}/sst2 --limit 4000 --detector $detector \
             --max-length 128 --out $out/$detector
-        {{ harness }} attack run --dataset {{ texts }}/sst2 --victim minilm-lora-sst2 --recipe deepwordbug --split test --limit 100 \
-            --max-length 128 --threads 1 --evade $out/$detector --out $out/evading-$detector
+        {{ harness }} attack run $evading --evade $out/$detector --out $out/evading-$detector
     done
+    {{ harness }} attack stats $out/evading-nothing $out/evading-rde
     {{ harness }} attack stats $out/evading-rde $out/evading-palimpsest
 
 # Attack the same texts with TextAttack and with this, recipe by recipe; `--artifacts DIR` has what they need.

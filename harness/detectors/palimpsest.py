@@ -30,6 +30,7 @@ _OVERWRITTEN = 0.0  # log-odds from which a word without one is masked
 _UNREAD = -20.0  # log-odds of a word beyond the victim's cut: no evidence
 _SURE = 1e-4
 _SIGNALS = 3
+_UNEVEN = 0.1  # share of a class that may be missing from the first half of the rows
 
 
 class _Reading(NamedTuple):
@@ -110,13 +111,12 @@ class Palimpsest(QueryDetector):
             DataError: Too few rows of a class, or no word to write over.
         """
         texts, gold = texts_of(outputs), np.asarray(labels, dtype=np.int64)
-        half = len(texts) // 2
         classes = outputs.probabilities.shape[1]
-        rows_of_class(gold, classes, 1, self.info.name)
-        rows_of_class(gold[:half], classes, 1, self.info.name)
-        self._fit_probe(texts[:half], gold[:half])
-        others = np.arange(half, len(texts))
-        signals = self._signals(outputs.take(others), texts[half:])
+        rows_of_class(gold, classes, 2, self.info.name)
+        first = _first_half(gold)
+        own, others = np.flatnonzero(first), np.flatnonzero(~first)
+        self._fit_probe([texts[i] for i in own], gold[own])
+        signals = self._signals(outputs.take(others), [texts[i] for i in others])
         self._arrays["center"] = signals.mean(axis=0)
         self._arrays["spread"] = np.maximum(signals.std(axis=0), 1e-6)
         return self
@@ -249,6 +249,17 @@ class Palimpsest(QueryDetector):
             if likelier is not None or odds[place] > _OVERWRITTEN:
                 instead[place] = mask if likelier is None else likelier
         return replace_words(text, instead)
+
+
+def _first_half(labels: Labels) -> NDArray[np.bool_]:
+    """The first half of the rows; of a file whose order tells the classes apart, the first half of each class."""
+    first = np.arange(len(labels)) < len(labels) // 2
+    classes = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    if max(abs(first[rows].mean() - 0.5) for rows in classes) > _UNEVEN:
+        first[:] = False
+        for rows in classes:
+            first[rows[: len(rows) // 2]] = True
+    return first
 
 
 def _reader(layers: Sequence[int]) -> int:

@@ -54,6 +54,8 @@ def score_with_cost(detector: Detector, victim: Victim, outputs: VictimOutputs) 
         "dtype": victim.dtype,
         "version": versions().get("palimpsest"),
     }
+    if detector.info.version > 1:
+        key["detector_version"] = detector.info.version
     parts = [detector, *getattr(detector, "members", ())]  # of a joint detector
     if added := [code for part in parts if (code := DETECTORS.add_on(part.info.name))]:
         key["add_ons"] = added

@@ -163,6 +163,7 @@ def evaluate_attack(
                     samples,
                     one,
                     limit=settings.limit(one.is_dear),
+                    words=settings.words,
                     tuning=tuning,
                     tuning_samples=tuning_samples,
                 )
@@ -173,7 +174,7 @@ def evaluate_attack(
             bar.advance()
     if not scored:
         raise DataError(f"no detector could be used; {unavailable[0].spec}: {unavailable[0].reason}")
-    results = _measure_all(attack, texts, scored, settings, protocol, stale, run)
+    results = _measure_all(attack, scored, settings, protocol, stale, run)
     truncated = texts.outputs.truncated
     test_note = attack.victim.truncation_note(truncated, len(texts.outputs.probabilities)) if truncated else ""
     notes = [note, f"Test: {test_note}" if test_note else ""]
@@ -189,6 +190,7 @@ def _draw_samples(
     if settings.validation_fraction is not None:
         fraction = settings.validation_fraction
     results = [row.result for row in attack.rows]
+    sources = [source_key(row.original_text) for row in attack.rows]
     samples = []
     for seed in settings.seeds:
         if settings.scenario == "matched":
@@ -200,10 +202,17 @@ def _draw_samples(
                 adversarial_confidence=adversarial,
                 validation_fraction=fraction,
                 target=target,
-                sources=[source_key(row.original_text) for row in attack.rows],
+                sources=sources,
             )
         else:
-            sample = draw_sample(results, settings.scenario, seed, target=target, validation_fraction=fraction)
+            sample = draw_sample(
+                results,
+                settings.scenario,
+                seed,
+                target=target,
+                validation_fraction=fraction,
+                sources=sources,
+            )
         samples.append(sample)
     return samples, {"target": target, "validation_fraction": fraction}
 
@@ -226,7 +235,6 @@ def _check_no_leak(
 
 def _measure_all(
     attack: EvaluatedAttack,
-    texts: AttackTexts,
     scored: Sequence[tuple[FittedDetector, list[SeedScores], Cost]],
     settings: EvaluationSettings,
     protocol: dict[str, Any],
@@ -237,9 +245,7 @@ def _measure_all(
     results = []
     with Progress("bootstrap", total=len(scored), unit="detector") as bar:
         for (one, seeds, cost), compared in zip(scored, comparisons, strict=True):
-            found: Measured = measure(
-                attack, texts, one, seeds, cost, compared, settings, {**protocol, "stale": stale}, run
-            )
+            found: Measured = measure(attack, one, seeds, cost, compared, settings, {**protocol, "stale": stale}, run)
             results.append(
                 DetectorResult(
                     detector=one.spec,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.core.errors import ConfigurationError, DataError
-from harness.evaluation.sampling import Sample, split_rows
+from harness.evaluation.sampling import Sample, source_names, split_rows
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -158,13 +158,12 @@ def draw_matched_sample(
     of_adversarial = np.asarray(adversarial_confidence, dtype=np.float64)
     if of_clean.shape != outcome.shape or of_adversarial.shape != outcome.shape:
         raise ValueError(f"there must be one confidence for each of {outcome.size} rows.")
-    keys = np.arange(outcome.size) if sources is None else np.asarray(sources)
-    if keys.shape != outcome.shape:
-        raise ValueError(f"there must be one source for each of {outcome.size} rows.")
+    keys = source_names(sources, outcome.size)
     # The order decides between equals: shuffled by the seed, as in the published scenarios.
     shuffled = np.arange(test.size)
     np.random.RandomState(seed).shuffle(shuffled)
     candidates = test[shuffled]
+    candidates = candidates[~np.isin(keys[candidates], keys[validation])]
     succeeded = candidates[outcome[candidates] == "success"]
     found = match_confidences(
         of_clean[candidates],

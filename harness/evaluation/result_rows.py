@@ -19,7 +19,6 @@ from harness.evaluation.attacks import EvaluatedAttack
 from harness.evaluation.metrics import Estimate, detection_metrics, mean_over_seeds
 from harness.evaluation.paired import AUCDifference, compare_aucs
 from harness.evaluation.scoring import FittedDetector, SeedScores
-from harness.evaluation.texts import AttackTexts
 from harness.evaluation.word_evidence import substituted_positions, word_evidence
 
 if TYPE_CHECKING:
@@ -112,7 +111,6 @@ def _difference(found: AUCDifference) -> dict[str, Any]:
 
 def measure(
     attack: EvaluatedAttack,
-    texts: AttackTexts,
     fitted: FittedDetector,
     seeds: Sequence[SeedScores],
     cost: Cost,
@@ -125,7 +123,6 @@ def measure(
 
     Args:
         attack: The attack.
-        texts: Its texts, read.
         fitted: The detector.
         seeds: Its scored samples.
         cost: What a text cost it.
@@ -141,7 +138,7 @@ def measure(
         "other_forwards_per_text": round(cost.other_forwards, 3),
     }
     thresholds = [_thresholds(seed) for seed in seeds]
-    words = _words(attack, texts, fitted, seeds, settings) if settings.words else None
+    words = _words(attack, seeds[0], settings)
     rows = []
     for number, (seed, limits) in enumerate(zip(seeds, thresholds, strict=True)):
         estimates = _estimates([seed], [limits], settings)
@@ -230,20 +227,18 @@ def _prevalence(metrics: Mapping[str, Mapping[str, float | None]], drawn: bool) 
     return found
 
 
-def _words(
-    attack: EvaluatedAttack,
-    texts: AttackTexts,
-    fitted: FittedDetector,
-    seeds: Sequence[SeedScores],
-    settings: EvaluationSettings,
-) -> dict[str, Any] | None:
-    """How well the detector points at the words that the attack put in; None where it says nothing of words."""
-    if not fitted.detector.info.scores_words:
+def _words(attack: EvaluatedAttack, seed: SeedScores, settings: EvaluationSettings) -> dict[str, Any] | None:
+    """How well the detector points at the words that the attack put in; None where it says nothing of words.
+
+    Nor is there a figure where no text has both words that were put in and others, as after deletions alone.
+    """
+    if seed.words is None:
         return None
-    # The texts of the first seed's sample: words of the others would mostly be the same ones again.
-    rows = seeds[0].sample.adversarial[: settings.limit(fitted.is_dear)]
-    scores = fitted.detector.word_scores(texts.outputs.take(texts.perturbed(rows)))
-    found = word_evidence(scores, [substituted_positions(attack.rows[i]) for i in rows], replicates=settings.replicates)
+    rows = seed.sample.adversarial[: len(seed.words)]
+    positions = [substituted_positions(attack.rows[i]) for i in rows]
+    if not any(0 < len(changed) < len(words) for changed, words in zip(positions, seed.words, strict=True)):
+        return None
+    found = word_evidence(seed.words, positions, replicates=settings.replicates)
     metrics = {name: {k: _finite(v) for k, v in e._asdict().items()} for name, e in found.metrics.items()}
     return {"metrics": metrics, "texts": found.texts, "words": found.words, "substituted": found.substituted}
 
@@ -276,7 +271,7 @@ def _facts(
             "version": info.version,
             "adversarial_texts": info.adversarial_texts,
             "needs_adversarial_labels": info.needs_adversarial_labels,
-            "parameters": fitted.detector.facts(),
+            "parameters": seed.facts,
             **({"add_on": added} if (added := DETECTORS.add_on(info.name)) else {}),
             "tuned_on": seed.tuned_on,
             **fitted.facts,

@@ -104,7 +104,11 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
         "parameters": dict(request.parameters),
         **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(request.settings).items()},
     }
+    if not request.settings.same_texts:
+        del config["same_texts"]  # as runs have it that were made before the setting
     names = {parse_spec(name)[0] for name in specs if name not in folders}
+    if changed := {name: n for name in sorted(names) if (n := DETECTORS.get(name).info.version) > 1}:
+        config["detector_versions"] = changed
     if added := {name: code for name in sorted(names) if (code := DETECTORS.add_on(name))}:
         config["add_ons"] = added  # their code decides what is found as much as the names do
     name = hash_json(config)[:8]
@@ -248,6 +252,9 @@ def _notes(result: AttackResult, settings: EvaluationSettings) -> list[str]:
     limited = [detector.title for detector in result.detectors if detector.limited]
     if limited:
         notes.append(f"only the first {settings.dear_texts} texts of each class: {', '.join(limited)}.")
+    silent = [d.title for d in result.detectors if d.words is None and d.seeds[0].words is not None]
+    if silent:
+        notes.append(f"no text has both words that were put in and others, to score words on: {', '.join(silent)}.")
     trained = [detector.title for detector in result.detectors if detector.trains]
     if trained:
         notes.append(f"trained on adversarial texts, a class of its own: {', '.join(trained)}.")

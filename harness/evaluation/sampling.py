@@ -111,6 +111,7 @@ def draw_sample(
     target: int = 2000,
     validation_fraction: float = 0.3,
     include_failures: bool = False,
+    sources: Sequence[str] | None = None,
 ) -> Sample:
     """Draws validation, adversarial and clean rows from one attack.
 
@@ -126,6 +127,9 @@ def draw_sample(
         target: Adversarial texts aimed at; see `published_protocol`.
         validation_fraction: Share of the rows set aside first, at least 0 and below 1.
         include_failures: Count failed attacks as adversarial too, not the successes alone.
+        sources: The source text of each row, where several rows may be of one, which the published protocol does not
+            look for: of the rows it draws, those of a validation row's source are then left out, and in scenario 1
+            clean texts whose own attacked text is drawn. None for a source of its own each.
 
     Returns:
         The sample.
@@ -152,13 +156,24 @@ def draw_sample(
     np.random.RandomState(seed).shuffle(shuffled)
     subset = shuffled[:size]
     counted = attacked & (outcome[test] != "maximized") if include_failures else succeeded
-    adversarial = subset[counted[subset]]
+    keys = source_names(sources, outcome.size)
+    apart = ~np.isin(keys[test], keys[validation])
+    adversarial = subset[(counted & apart)[subset]]
     if adversarial.size == 0:
         raise DataError(
             f"none of the {n_success} successes of {n} test rows is among the {size} drawn with seed {seed}.",
             "Attack more texts.",
         )
-    clean = shuffled[size : size + adversarial.size] if scenario == "s1" else subset
+    clean = subset[apart[subset]]
+    if scenario == "s1":
+        others = shuffled[size:]
+        other = apart & ~np.isin(keys[test], keys[test[adversarial]])
+        clean = others[other[others]][: adversarial.size]
+    if clean.size == 0:
+        raise DataError(
+            f"no clean text of another source is left beside {adversarial.size} adversarial ones.",
+            "Attack more texts.",
+        )
     return Sample(
         scenario=scenario,
         seed=seed,
@@ -211,6 +226,18 @@ def split_rows(
             else "Attack more texts, or another victim.",
         )
     return outcome, validation, test
+
+
+def source_names(sources: Sequence[str] | None, rows: int) -> NDArray[np.generic]:
+    """What names the source of each row, shape (rows,): a number of its own where `sources` is None.
+
+    Raises:
+        ValueError: There is not one source for each row.
+    """
+    names: NDArray[np.generic] = np.arange(rows) if sources is None else np.asarray(sources)
+    if names.shape != (rows,):
+        raise ValueError(f"there must be one source for each of {rows} rows.")
+    return names
 
 
 def _subset_size(scenario: Scenario, n: int, n_success: int, n_attacked: int, target: int) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.core.errors import DataError, HarnessError, VictimError
 from harness.core.scores import Cost
-from harness.detectors.base import Detector, Floats
+from harness.detectors.base import Arrays, Detector, Floats
 from harness.detectors.fitting import build_detector, corpus_facts, fit_detectors, load_detector
 from harness.detectors.scoring import score_with_cost
 from harness.detectors.specs import canonical_spec, constructor_parameters, parse_spec, spec_title
@@ -81,6 +81,8 @@ class SeedScores:
         calibration_source: What rows they are of; None where there are none.
         failures: Scores of texts on which the attack failed: a class of its own.
         tuned_on: Validation rows that the detector was tuned or trained on, and of which attack; None for none.
+        facts: What rows say of the detector as it scored these, its tuning among it.
+        words: Of each adversarial text, the scores of its words; None where they were not asked for, or it gives none.
     """
 
     sample: Sample
@@ -92,6 +94,8 @@ class SeedScores:
     calibration_source: str | None
     failures: Floats
     tuned_on: dict[str, Any] | None
+    facts: dict[str, Any]
+    words: list[Floats] | None
 
 
 def fit_all(
@@ -206,6 +210,7 @@ def score_samples(
     fitted: FittedDetector,
     *,
     limit: int | None,
+    words: bool,
     tuning: TuningTexts,
     tuning_samples: Sequence[Sample],
 ) -> tuple[list[SeedScores], Cost]:
@@ -217,6 +222,8 @@ def score_samples(
         samples: One a seed.
         fitted: The detector.
         limit: Texts of each class that it scores of a sample; None for all.
+        words: Whether the words of the first sample's adversarial texts are scored, by a detector that can. Those of
+            the others would mostly be the same ones again.
         tuning: Where a detector that tunes or trains finds adversarial texts.
         tuning_samples: Samples of that attack, of the same seeds: their validation rows.
 
@@ -228,10 +235,11 @@ def score_samples(
     """
     keys = [source_key(row.original_text) for row in attack.rows]
     trained = set() if attack.train is None else {source_key(text) for text in attack.train.texts}
-    found = []
+    found: list[SeedScores] = []
     costs: list[tuple[Cost, int]] = []
+    untuned = dict(fitted.detector.arrays())
     for sample, other in zip(samples, tuning_samples, strict=True):
-        tuned_on = _tune(fitted, tuning, other)
+        tuned_on = _tune(fitted, untuned, tuning, other)
         clean, adversarial = sample.clean[:limit], sample.adversarial[:limit]
         rows, source = _calibration_rows(sample, halved=tuned_on is not None)
         sources = [keys[i] for i in (*clean, *adversarial)]
@@ -245,6 +253,7 @@ def score_samples(
         costs.append((scored.cost, len(positions)))
         ends = np.cumsum([0, len(clean) + len(adversarial), len(rows), len(failed)])
         values = [scored.values[a:b] for a, b in pairwise(ends)]
+        asked = words and not found and fitted.detector.info.scores_words
         found.append(
             SeedScores(
                 sample=sample,
@@ -256,6 +265,8 @@ def score_samples(
                 calibration_source=source if len(rows) else None,
                 failures=values[2],
                 tuned_on=tuned_on,
+                facts=fitted.detector.facts(),
+                words=fitted.detector.word_scores(texts.outputs.take(parts[1])) if asked else None,
             )
         )
     total = sum(count for _, count in costs)
@@ -263,7 +274,7 @@ def score_samples(
     return found, texts.cost + own
 
 
-def _tune(fitted: FittedDetector, tuning: TuningTexts, sample: Sample) -> dict[str, Any] | None:
+def _tune(fitted: FittedDetector, untuned: Arrays, tuning: TuningTexts, sample: Sample) -> dict[str, Any] | None:
     """Tune or train a detector that needs it on the first half of the validation rows; the others calibrate."""
     need = fitted.detector.info.adversarial_texts
     if need == "none":
@@ -272,6 +283,7 @@ def _tune(fitted: FittedDetector, tuning: TuningTexts, sample: Sample) -> dict[s
     wins = np.array([i for i in rows if tuning.attack.rows[i].result == "success"], dtype=np.int64)
     if not len(wins):
         if need == "tunes":
+            fitted.detector.restore(untuned)  # another sample may have tuned it
             return None
         raise DataError(
             f"the detector {fitted.detector.info.name!r} trains on adversarial texts of validation rows, and there "

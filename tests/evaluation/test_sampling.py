@@ -200,6 +200,34 @@ def test_bad_arguments() -> None:
             draw_sample(["success"] * 9, "s1", seed)
 
 
+@given(seed=st.integers(0, 50), scenario=st.sampled_from(["s1", "s2"]), times=st.integers(1, 4))
+def test_rows_of_one_source_are_kept_apart(seed: int, scenario: Any, times: int) -> None:
+    results = np.random.default_rng(seed).choice(["success", "failure", "skipped"], 240, p=[0.5, 0.3, 0.2]).tolist()
+    sources = [f"text {i // times}" for i in range(240)]
+    plain = draw_sample(results, scenario, seed, target=30)
+    apart = draw_sample(results, scenario, seed, target=30, sources=sources)
+    of = np.array(sources)
+    held = set(of[plain.validation])
+    wins = [i for i in plain.adversarial if sources[i] not in held]
+    assert apart.adversarial.tolist() == wins
+    if scenario == "s2":
+        assert apart.clean.tolist() == [i for i in plain.clean if sources[i] not in held]
+    else:
+        taken = held | set(of[wins])
+        assert not taken & set(of[apart.clean])
+        assert set(apart.clean) <= set(plain.test) - set(plain.subset)
+        assert len(apart.clean) == len(wins)
+        # Those that the published rule draws come first, in its order.
+        known = [i for i in plain.clean if sources[i] not in taken][: len(wins)]
+        assert apart.clean.tolist()[: len(known)] == known
+    for name in ("validation", "test", "subset"):
+        assert getattr(apart, name).tolist() == getattr(plain, name).tolist()
+    if times == 1:
+        assert apart.clean.tolist() == plain.clean.tolist()
+    with pytest.raises(ValueError, match="one source for each of 240 rows"):
+        draw_sample(results, scenario, seed, target=30, sources=sources[1:])
+
+
 def test_published_protocol() -> None:
     for name in ("sst2", "sst-2", "SST-2", "SST_2", "stanfordnlp/sst2"):
         assert published_protocol(name) == Protocol(target=1000, validation_fraction=0.0)
