@@ -44,7 +44,9 @@ def fit(
     victim: options.VictimSpec,
     dataset: options.Dataset,
     out: options.Out,
-    detector: Annotated[str, typer.Option(help="Which detector (harness list detectors).")] = "rde",
+    detector: Annotated[
+        str, typer.Option(help="A name (harness list detectors), with parameters such as knn:layer=all,k=20.")
+    ] = "rde",
     split: Annotated[str, typer.Option(help="The split to fit on.")] = "train",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Training rows to read, drawn by seed; by default all.")
@@ -86,12 +88,12 @@ def fit(
         fit_detectors,
         save_detector,
     )
-    from harness.detectors.registry import DETECTORS
+    from harness.detectors.specs import canonical_spec, parse_spec
     from harness.text.datasets import load_dataset
     from harness.text.sources import dataset_id, victim_pointer
     from harness.text.victims import Victim
 
-    DETECTORS.get(detector)  # a wrong name is told before anything is loaded
+    name, own = parse_spec(detector)  # a wrong name is told before anything is loaded
     if calibration is None and any(x is not None for x in (calibration_split, calibration_limit, fpr, confidence)):
         raise ConfigurationError("a false-positive rate is promised on clean texts.", "Name them with --calibration.")
     check_promise(_FPR if fpr is None else fpr, confidence)
@@ -103,7 +105,7 @@ def fit(
         clean = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
         clean.unseen(text_keys(whole.texts), calibration_limit, seed)  # training data is told before the fit
     model = Victim.load(victim, max_length=max_length, dtype=dtype)
-    built = build_detector(detector, model, {"layer": options.layer(layer), "components": components}, seed)
+    built = build_detector(name, model, {"layer": options.layer(layer), "components": components, **own}, seed)
     if attacks is None:
         check_needs_no_attacks(built)
     else:
@@ -122,7 +124,14 @@ def fit(
         "seed": seed,
         **({"tuned_on": tuning.facts} if tuning else {}),
     }
-    config = {"detector": detector, "parameters": built.parameters(), **facts, **add_on_facts(built)}
+    config = {
+        "detector": canonical_spec(detector),
+        # Runs from before there were versions have none, and are of the first.
+        **({"detector_version": built.info.version} if built.info.version > 1 else {}),
+        "parameters": built.parameters(),
+        **facts,
+        **add_on_facts(built),
+    }
     with Run(out, "detect fit", config) as run:
         if run.finished:
             typer.echo("this detector is fitted already.")

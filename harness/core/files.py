@@ -145,6 +145,14 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def hash_path(path: Path) -> str:
+    """What identifies the content of a file, or of a folder: the names and bytes of the files in it."""
+    if path.is_file():
+        return hash_file(path)
+    inside = sorted(p for p in path.rglob("*") if p.is_file())
+    return hash_json({p.relative_to(path).as_posix(): hash_file(p) for p in inside})
+
+
 def hash_strings(values: Iterable[str]) -> str:
     """SHA-256 (hex) of a sequence of strings; each is framed by its length, so that joints count."""
     digest = hashlib.sha256()

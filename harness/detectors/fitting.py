@@ -18,8 +18,9 @@ from harness.core.loading import summary
 from harness.core.runs import versions
 from harness.core.tensors import read_arrays
 from harness.detectors.base import Detector
-from harness.detectors.joint_detector import JOINT, JointDetector
+from harness.detectors.joint_detector import JOINT, JointDetector, check_version
 from harness.detectors.layered import checked_layer
+from harness.detectors.other_model import expect_other_model, other_model_facts
 from harness.detectors.registry import DETECTORS
 from harness.detectors.specs import constructor_parameters
 from harness.detectors.states import check_parameters
@@ -30,6 +31,8 @@ from harness.text.victims import Victim
 DETECTOR_FILE, STATE_FILE = "detector.json", "state.safetensors"
 _FORMAT = 3
 _MOST_FACTS = 2**24  # bytes
+# What every detector means by them: NumPy and scikit-learn take seeds of 32 bits, and nothing is fitted on no rows.
+_RANGES = {"seed": (0, 2**32 - 1), "rows": (1, None)}
 
 
 def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], seed: int = 0) -> Detector:
@@ -39,11 +42,11 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], see
         name: A name in the registry.
         victim: Its layers are what `layer` counts.
         parameters: Constructor arguments; None means the detector's own default.
-        seed: Seed of a detector that draws.
+        seed: Seed of a detector that draws, where the parameters give none.
 
     Raises:
         UnknownNameError: There is no such detector.
-        ConfigurationError: It does not take a given parameter.
+        ConfigurationError: It does not take a given parameter, or not such a value.
     """
     kind = DETECTORS.get(name)
     given = {key: value for key, value in parameters.items() if value is not None}
@@ -54,12 +57,31 @@ def build_detector(name: str, victim: Victim, parameters: Mapping[str, Any], see
             f"the detector {name!r} takes no {foreign[0]}.",
             f"It takes: {', '.join(sorted(known)) or 'nothing'}.",
         )
+    _check_values(name, given)
     if "seed" in known:
-        given["seed"] = seed
+        given.setdefault("seed", seed)
     if "layer" in known:
         layer = checked_layer(given.get("layer", -1))
         given["layer"] = layer if isinstance(layer, str) else victim.layer(layer)
     return kind(**given).attach(victim)
+
+
+def _check_values(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse constructor arguments, as somebody wrote them, that the detector cannot take."""
+    # What a layer may be is told by `checked_layer`, and which layers a detector reads by itself.
+    others = {key: value for key, value in given.items() if key != "layer"}
+    try:
+        check_parameters(DETECTORS.get(name), others)
+    except DataError as error:
+        raise ConfigurationError(f"the detector {name!r} cannot be made: {error.message}.", error.hint) from error
+    for key, (least, most) in _RANGES.items():
+        value = others.get(key)
+        if isinstance(value, int) and (value < least or (most is not None and value > most)):
+            span = f"from {least} to {most}" if most is not None else f"of at least {least}"
+            raise ConfigurationError(
+                f"the detector {name!r} cannot be made: its parameter {key} is {value}, which it cannot be.",
+                f"Give {key} a whole number {span}.",
+            )
 
 
 def fit_detectors(
@@ -141,6 +163,7 @@ def save_detector(folder: Path, detector: Detector, facts: Mapping[str, Any]) ->
             "parameters": detector.parameters(),
             "versions": versions(),
             **add_on_facts(detector),
+            **other_model_facts(detector),
             "state_sha256": hash_file(folder / STATE_FILE),
             **facts,
         },
@@ -186,15 +209,11 @@ def _unfitted(folder: Path, facts: Mapping[str, Any]) -> Detector:
     if not isinstance(name, str):
         raise DataError(f"{folder / DETECTOR_FILE} is damaged: it names no detector.", "Fit the detector again.")
     kind = JointDetector if name == JOINT else DETECTORS.get(name)
-    if (version := facts.get("detector_version", 1)) != kind.info.version:
-        raise ConfigurationError(
-            f"{folder} holds {name} of version {version!r}, and this is version {kind.info.version}.",
-            "They score otherwise: use the package that fitted it, or fit the detector again.",
-        )
+    check_version(folder, name, kind.info, facts.get("detector_version", 1))
     try:
         if kind is JointDetector:
-            JointDetector.check_members(parameters)
-        return kind(**check_parameters(kind, parameters))
+            JointDetector.check_members(parameters, folder)
+        return expect_other_model(kind(**check_parameters(kind, parameters)), facts)
     except (DataError, TypeError, ValueError) as error:
         reason = error.message.rstrip(".") if isinstance(error, DataError) else summary(error)
         raise DataError(f"{folder / DETECTOR_FILE} is damaged: {reason}.", "Fit the detector again.") from error

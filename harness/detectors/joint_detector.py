@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from harness.core.errors import ConfigurationError, DataError
 from harness.detectors.base import Arrays, Bools, Detector, DetectorInfo, Floats, Labels
 from harness.detectors.joint import JointDecision
+from harness.detectors.other_model import OTHER_HASH, expect_other_model, other_model_facts
 from harness.detectors.registry import DETECTORS
 from harness.detectors.scoring import score
 from harness.detectors.states import bad_state, check_parameters
@@ -19,6 +21,7 @@ from harness.text.victims import Victim, VictimOutputs
 JOINT = "joint"
 _CHEAP = ("probabilities", "features")
 _MOST_MEMBERS = 100
+_VERSION = "version"
 
 
 class JointDetector(Detector):
@@ -28,7 +31,7 @@ class JointDetector(Detector):
     never fitted here; `fit` and `fit_adversarial` learn how to join them, and from clean texts that no member saw.
 
     Args:
-        members: Detectors, or for each its name and its parameters, as `parameters` gives them.
+        members: Detectors, or for each its name, its parameters and what it has to be, as `parameters` gives them.
         method: How they are joined, one of `harness.detectors.joint.METHODS`.
         fpr: The budget that weights are searched for.
 
@@ -47,11 +50,12 @@ class JointDetector(Detector):
     )
 
     def __init__(
-        self, members: Sequence[Detector | tuple[str, Mapping[str, Any]]], method: str = "thresholds", fpr: float = 0.05
+        self,
+        members: Sequence[Detector | tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+        method: str = "thresholds",
+        fpr: float = 0.05,
     ) -> None:
-        self.members = [
-            member if isinstance(member, Detector) else DETECTORS.get(member[0])(**member[1]) for member in members
-        ]
+        self.members = [member if isinstance(member, Detector) else _made(*member) for member in members]
         if len(self.members) < 2 or any(isinstance(member, JointDetector) for member in self.members):
             raise ConfigurationError("detectors are joined from at least two, none of them a joint detector itself.")
         self.decision = JointDecision(method, fpr)
@@ -100,8 +104,15 @@ class JointDetector(Detector):
         return self.decision.score(self.scores(outputs))
 
     def parameters(self) -> dict[str, Any]:
-        """The constructor arguments."""
-        members = [[member.info.name, member.parameters()] for member in self.members]
+        """The constructor arguments.
+
+        A member is its name and its parameters and, where there is something to tell, its version above 1 and the
+        hash of the other model that it reads. They stand here and not in `facts`, by which its scores are stored.
+        """
+        members = [
+            [member.info.name, member.parameters(), *([told] if (told := _told(member)) else [])]
+            for member in self.members
+        ]
         return {"members": members, "method": self.decision.method, "fpr": self.decision.fpr}
 
     def facts(self) -> dict[str, Any]:
@@ -118,19 +129,29 @@ class JointDetector(Detector):
         return found
 
     @staticmethod
-    def check_members(parameters: Any) -> None:
-        """Refuse parameters whose members are not pairs of a detector's name and its parameters.
+    def check_members(parameters: Any, folder: Path) -> None:
+        """Refuse parameters whose members are not what `parameters` gives.
+
+        Args:
+            parameters: What a file says.
+            folder: Where it lies, for errors.
 
         Raises:
             DataError: They are something else.
+            ConfigurationError: A member is of another version than the one here.
         """
         members = parameters.get("members") if isinstance(parameters, dict) else None
         if not isinstance(members, list) or not 2 <= len(members) <= _MOST_MEMBERS:
             raise DataError("a joint detector has a list of members")
         for member in members:
-            if not (isinstance(member, list) and len(member) == 2 and isinstance(member[0], str)):
-                raise DataError("a member is no pair of a name and parameters")
-            check_parameters(DETECTORS.get(member[0]), member[1])
+            if not (isinstance(member, list) and len(member) in (2, 3) and isinstance(member[0], str)):
+                raise DataError("a member is no list of a name and parameters")
+            told = member[2] if len(member) == 3 else {}
+            if not isinstance(told, dict) or told.keys() - {_VERSION, OTHER_HASH}:
+                raise DataError("what a member has to be is no object of its version and the hash of its model")
+            kind = DETECTORS.get(member[0])
+            check_version(folder, member[0], kind.info, told.get(_VERSION, 1))
+            check_parameters(kind, member[1])
 
     def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Refuse arrays that no fit of it, or of its members, leaves."""
@@ -150,6 +171,35 @@ class JointDetector(Detector):
             for number, member in enumerate(self.members)
         ]
         return self
+
+
+def check_version(folder: Path, name: str, info: DetectorInfo, version: Any) -> None:
+    """Refuse a fit by another version of a detector than the one that is here.
+
+    Args:
+        folder: Where it lies.
+        name: The detector's.
+        info: Of the detector that is here.
+        version: Of the one that was fitted.
+
+    Raises:
+        ConfigurationError: They differ.
+    """
+    if version != info.version:
+        raise ConfigurationError(
+            f"{folder} holds {name} of version {version!r}, and this is version {info.version}.",
+            "They score otherwise: use the package that fitted it, or fit the detector again.",
+        )
+
+
+def _made(name: str, parameters: Mapping[str, Any], told: Mapping[str, Any] | None = None) -> Detector:
+    return expect_other_model(DETECTORS.get(name)(**parameters), told or {})
+
+
+def _told(member: Detector) -> dict[str, Any]:
+    """What a member has to be when it is loaded; without a version it is the first, as in files of before."""
+    version = member.info.version
+    return {**({_VERSION: version} if version != 1 else {}), **other_model_facts(member)}
 
 
 def _part(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:

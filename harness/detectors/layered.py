@@ -91,7 +91,7 @@ class LayeredDetector(Detector):
         for number in numbers:
             features = _features(outputs, number)
             try:
-                self._check(features)
+                check_varied(features, self.info.title)
                 if self.layer == "all":
                     fitted, unseen = self._fit_and_score_unseen(features, labels, classes)
                     standards.append(self._standard(unseen))
@@ -180,16 +180,6 @@ class LayeredDetector(Detector):
         fitted = self._fit_layer(features[~held], labels[~held], classes)
         return fitted, self._score_layer(features[held], self._open(fitted))
 
-    def _check(self, features: Floats) -> None:
-        # Features of one and the same vector differ in the last bits of float32 from batch to batch.
-        if not len(features):
-            raise DataError(f"{self.info.title} has no training rows.")
-        if np.ptp(features, axis=0).max() <= 1e-6 * np.abs(features).max():
-            raise DataError(
-                f"{self.info.title} can read nothing from features that are the same for every training text.",
-                "Choose another layer: a class token's embedding (layer 0) is the same in all texts.",
-            )
-
     def _standard(self, unseen: Floats) -> tuple[float, float]:
         if len(unseen) < 2 or not unseen.std() > 0:
             raise DataError(
@@ -211,6 +201,22 @@ def checked_layer(layer: int | str) -> int | str:
     if layer == "all" or (isinstance(layer, int) and not isinstance(layer, bool)):
         return layer
     raise ConfigurationError(f"{layer!r} is no layer.", "Give its number, such as 6 or -1, or `last`, or `all`.")
+
+
+def check_varied(features: Floats, detector: str) -> None:
+    """Refuse (n, d) training features that cannot be told apart from text to text.
+
+    Raises:
+        DataError: There are none, or they are all the same; the detector is named.
+    """
+    if not len(features):
+        raise DataError(f"{detector} has no training rows.")
+    # Features of one and the same vector differ in the last bits of float32 from batch to batch.
+    if np.ptp(features, axis=0).max() <= 1e-6 * np.abs(features).max():
+        raise DataError(
+            f"{detector} can read nothing from features that are the same for every training text.",
+            "Choose another layer: a class token's embedding (layer 0) is the same in all texts.",
+        )
 
 
 def check_count(detector: str, name: str, value: object, least: int) -> None:

@@ -115,14 +115,8 @@ class Mahalanobis(LayeredDetector):
             covariance = ledoit_wolf(centred, assume_centered=True)[0]
         else:
             covariance = centred.T @ centred / len(features)
-        values, vectors = np.linalg.eigh(covariance)
-        kept = values > _ROUNDING**2 * np.square(features).mean()
-        if not kept.any():
-            raise DataError(
-                f"the covariance of {self.info.title} is singular: within a class the features do not vary.",
-                "Choose another layer.",
-            )
-        whitening: Floats = vectors[:, kept] / np.sqrt(values[kept])
+        values, vectors = varied_directions(covariance, features, self.info.title)
+        whitening: Floats = vectors / np.sqrt(values)
         return whitening
 
 
@@ -169,6 +163,27 @@ class RelativeMahalanobis(Mahalanobis):
         background = {name: opened[f"background_{name}"] for name in ("means", "whitening")}
         scores: Floats = super()._score_layer(features, opened) - super()._score_layer(features, background)
         return scores
+
+
+def varied_directions(covariance: Floats, features: Floats, detector: str) -> tuple[Floats, Floats]:
+    """Variances, (rank,), and directions, (d, rank), in which features vary by more than float32 rounding.
+
+    Args:
+        covariance: (d, d), of the features around their means.
+        features: (n, d); their root mean square is what rounding is measured by.
+        detector: Named in the error.
+
+    Raises:
+        DataError: There is no such direction.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    kept = values > _ROUNDING**2 * np.square(features).mean()
+    if not kept.any():
+        raise DataError(
+            f"the covariance of {detector} is singular: within a class the features do not vary.",
+            "Choose another layer.",
+        )
+    return values[kept], vectors[:, kept]
 
 
 def _nearest(features: Floats, means: Floats, whitening: Floats) -> Floats:

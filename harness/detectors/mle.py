@@ -15,6 +15,8 @@ from harness.detectors.base import (
     mahalanobis,
     rows_of_class,
 )
+from harness.detectors.layered import check_varied
+from harness.detectors.mahalanobis import varied_directions
 from harness.detectors.states import Array, Layout
 
 
@@ -23,7 +25,9 @@ class MLE(FeatureDetector):
 
     The maximum-likelihood baseline of Yoo et al., *Detection of Word Adversarial Examples in Text Classification*,
     Findings of ACL 2022: mean and covariance of all training rows of each gold class, no reduction, no
-    log-determinant term.
+    log-determinant term. Directions in which a class varies by no more than float32 rounding are left out of its
+    precision, as in `Mahalanobis`: divided by rounding, they would make scores depend on the batch that a text was
+    read in.
 
     Args:
         layer: The layer whose class representation is read; -1 is the last.
@@ -43,14 +47,15 @@ class MLE(FeatureDetector):
     }
 
     def _fit(self, features: Floats, labels: Labels, classes: int) -> Arrays:
-        from sklearn.covariance import EmpiricalCovariance
-
-        class_rows = rows_of_class(labels, classes, features.shape[1] + 1, self.info.title)
-        fits = [EmpiricalCovariance().fit(features[rows]) for rows in class_rows]
-        return {
-            "means": np.stack([fit.location_ for fit in fits]),
-            "precisions": np.stack([fit.precision_ for fit in fits]),
-        }
+        check_varied(features, self.info.title)
+        means, precisions = [], []
+        for rows in rows_of_class(labels, classes, features.shape[1] + 1, self.info.title):
+            of_class = features[rows]
+            means.append(of_class.mean(axis=0))
+            centred = of_class - means[-1]
+            values, vectors = varied_directions(centred.T @ centred / len(rows), of_class, self.info.title)
+            precisions.append(vectors / values @ vectors.T)
+        return {"means": np.stack(means), "precisions": np.stack(precisions)}
 
     def _score(self, features: Floats, predictions: Labels) -> Floats:
         return mahalanobis(features, predictions, self._arrays["means"], self._arrays["precisions"])

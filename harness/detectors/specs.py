@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from harness.core.errors import ConfigurationError
@@ -14,7 +15,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """The name and the parameters of a spec.
 
     Args:
-        spec: `NAME`, or `NAME:PARAMETER=VALUE,...`; numbers, true, false and null as in JSON, all else is text.
+        spec: `NAME`, or `NAME:PARAMETER=VALUE,...`; numbers, true, false and null as in JSON, all else is text. Text
+            that reads like one of these stands in quotes.
 
     Raises:
         UnknownNameError: There is no such detector.
@@ -33,18 +35,29 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
             raise ConfigurationError(
                 f"the detector {name!r} takes no {key}.", f"It takes: {', '.join(sorted(known)) or 'nothing'}."
             )
-        try:
-            parameters[key] = json.loads(value)
-        except ValueError:
-            parameters[key] = value
+        parameters[key] = _read(value)
     return name, parameters
 
 
 def canonical_spec(spec: str) -> str:
     """The one way to write a spec: parameters in order of their names."""
-    name, parameters = parse_spec(spec)
-    written = (f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in sorted(parameters.items()))
-    return ":".join(filter(None, (name, ",".join(written))))
+    return _spec(*parse_spec(spec))
+
+
+def spec_of(name: str, parameters: Mapping[str, Any]) -> str:
+    """The spec of a detector that was made with some parameters: those that are not the constructor's own, but no seed.
+
+    Args:
+        name: The detector.
+        parameters: What its `parameters()` says.
+    """
+    known = inspect.signature(DETECTORS.get(name)).parameters
+    others = {
+        key: value
+        for key, value in parameters.items()
+        if key in known and key != "seed" and value != known[key].default
+    }
+    return _spec(name, others)
 
 
 def spec_title(spec: str) -> str:
@@ -52,6 +65,24 @@ def spec_title(spec: str) -> str:
     name, parameters = parse_spec(spec)
     told = ", ".join(f"{key} {value}" for key, value in sorted(parameters.items()))
     return DETECTORS.get(name).info.title + (f" ({told})" if told else "")
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _spec(name: str, parameters: Mapping[str, Any]) -> str:
+    written = (f"{key}={_written(value)}" for key, value in sorted(parameters.items()))
+    return ":".join(filter(None, (name, ",".join(written))))
+
+
+def _written(value: Any) -> str:
+    # A folder called 5 keeps its quotes: without them it would be a number when the spec is read again.
+    bare = isinstance(value, str) and value and value == value.strip() and _read(value) == value
+    return value if bare else json.dumps(value)
 
 
 def constructor_parameters(name: str) -> set[str]:

@@ -23,6 +23,8 @@ from harness.core.errors import DataError
 _MOST = 100_000
 # What decides a fit, or what is drawn, and no longer how much a score costs.
 _UNBOUNDED = ("rows", "seed")
+# How a plain type is called where somebody has to write a value of it.
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
 
 
 @dataclass(frozen=True)
@@ -138,28 +140,32 @@ def check_parameters(kind: type, parameters: Any) -> dict[str, Any]:
 
     Args:
         kind: A detector's class.
-        parameters: What a file says they are.
+        parameters: What a file, or a command line, says they are.
 
     Raises:
-        DataError: One is unknown, of another type, not finite, or larger than any that is used.
+        DataError: One is unknown, of another type, not finite, or larger than any that is used. Its message has no
+            full stop: who calls this says whose parameters they are.
     """
     if not isinstance(parameters, dict):
         raise DataError(f"parameters are a {type(parameters).__name__}, not an object")
     known = inspect.signature(kind).parameters
     try:
         hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
-    except NameError:  # annotations of another package's class that only a type checker can follow
+    except (NameError, AttributeError, TypeError):  # another package's annotations that only a type checker follows
         hints = {}
     for name, value in parameters.items():
         if name not in known:
             raise DataError(f"it takes no parameter {_shown(name)}")
         allowed = _plain(hints.get(name))
         if allowed and not _is_one(value, allowed):
-            raise DataError(f"its parameter {name} is {_shown(value)}, which it cannot be")
+            kinds = " or ".join(_WORDS[part] for part in allowed)
+            raise DataError(f"its parameter {name} is {_shown(value)}, which it cannot be", f"Give {name} {kinds}.")
         if isinstance(value, float) and not math.isfinite(value):
-            raise DataError(f"its parameter {name} is {value}")
+            raise DataError(f"its parameter {name} is {value}", f"Give {name} a finite number.")
         if isinstance(value, int) and name not in _UNBOUNDED and abs(value) > _MOST:
-            raise DataError(f"its parameter {name} is {_shown(value)}, more than any that is used")
+            raise DataError(
+                f"its parameter {name} is {_shown(value)}, more than any that is used", f"Give {name} {_MOST} at most."
+            )
     return dict(parameters)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigurationError
-from harness.core.files import atomic_writer, hash_file, hash_json, read_json, write_json
+from harness.core.files import atomic_writer, hash_file, hash_json, hash_path, read_json, write_json
 from harness.core.rows import with_provenance
 from harness.core.runs import MANIFEST, Run
 from harness.detectors.fitting import DETECTOR_FILE
@@ -67,6 +67,10 @@ class EvaluationOutcome:
     rows: list[dict[str, Any]]
 
 
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).exists()
+
+
 def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOutcome:
     """Evaluate detectors on attacks and keep results, scores and pictures in a run folder.
 
@@ -109,6 +113,9 @@ def run_evaluation(request: EvaluationRequest, out: Path | None) -> EvaluationOu
     names = {parse_spec(name)[0] for name in specs if name not in folders}
     if changed := {name: n for name in sorted(names) if (n := DETECTORS.get(name).info.version) > 1}:
         config["detector_versions"] = changed
+    given = [request.parameters, *(parse_spec(name)[1] for name in specs if name not in folders)]
+    if contents := {value: hash_path(Path(value)) for part in given for value in part.values() if _is_path(value)}:
+        config["contents"] = contents  # of word vectors and other models, which may be replaced
     if added := {name: code for name in sorted(names) if (code := DETECTORS.add_on(name))}:
         config["add_ons"] = added  # their code decides what is found as much as the names do
     name = hash_json(config)[:8]

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import DataError, HarnessError, VictimError
+from harness.core.errors import ConfigurationError, DataError, HarnessError, VictimError
 from harness.core.scores import Cost
 from harness.detectors.base import Arrays, Detector, Floats
+from harness.detectors.clean_texts import load_seen, text_keys
 from harness.detectors.fitting import build_detector, corpus_facts, fit_detectors, load_detector
+from harness.detectors.joint_detector import JOINT
 from harness.detectors.scoring import score_with_cost
-from harness.detectors.specs import canonical_spec, constructor_parameters, parse_spec, spec_title
+from harness.detectors.specs import canonical_spec, constructor_parameters, parse_spec, spec_of, spec_title
 from harness.evaluation.attacks import EvaluatedAttack
 from harness.evaluation.sampling import Sample
 from harness.evaluation.texts import AttackTexts, Rows
@@ -35,12 +37,16 @@ class FittedDetector:
         title: How tables call it.
         detector: Fitted, attached to the victim.
         facts: What rows say of its fit.
+        seen: Of one fitted before, which is used as it is: keys of the texts that it was fitted and tuned on.
+        tuned_on: What that one was tuned or trained on; None for nothing.
     """
 
     spec: str
     title: str
     detector: Detector
     facts: dict[str, Any]
+    seen: NDArray[np.uint64] | None = None
+    tuned_on: dict[str, Any] | None = None
 
     @property
     def is_dear(self) -> bool:
@@ -152,6 +158,11 @@ def fit_all(
             "fit_seed": seed,
         }
         fitted.append(FittedDetector(called, title, detector, facts))
+    specs_used = [one.spec for one in fitted]
+    if twice := sorted({spec for spec in specs_used if specs_used.count(spec) > 1}):
+        raise ConfigurationError(
+            f"two of the detectors are {twice[0]!r}, and rows could not tell them apart.", "Evaluate them one by one."
+        )
     note = f"Training: {attack.victim.truncation_note(truncated, offered)}" if truncated else ""
     return fitted, unavailable, note
 
@@ -192,7 +203,14 @@ def _load(folder: Path, attack: EvaluatedAttack) -> FittedDetector:
         "fit_seed": known["seed"],
     }
     name = detector.info.name
-    return FittedDetector(name, detector.info.title, detector.attach(attack.victim), facts)
+    parameters = detector.parameters()
+    if parameters.get("layer") == attack.victim.num_layers:
+        parameters["layer"] = -1  # as a spec has the last one
+    spec = name if name == JOINT else spec_of(name, parameters)
+    title = detector.info.title if name == JOINT else spec_title(spec)
+    # One that was saved without saying what it has seen can only be taken at its word.
+    seen = load_seen(folder, known) if "seen_sha256" in known else np.zeros(0, dtype=np.uint64)
+    return FittedDetector(spec, title, detector.attach(attack.victim), facts, seen, known.get("tuned_on"))
 
 
 @dataclass(frozen=True)
@@ -231,10 +249,14 @@ def score_samples(
         Scores a seed, and what a text cost on average, reading it included.
 
     Raises:
-        DataError: It trains on adversarial texts and there are none to train on.
+        DataError: It trains on adversarial texts and there are none to train on, or it was fitted before, on texts
+            that are scored.
     """
     keys = [source_key(row.original_text) for row in attack.rows]
     trained = set() if attack.train is None else {source_key(text) for text in attack.train.texts}
+    seen = np.zeros(len(keys), dtype=np.bool_)
+    if fitted.seen is not None:
+        seen = np.isin(text_keys([row.original_text for row in attack.rows]), fitted.seen)
     found: list[SeedScores] = []
     costs: list[tuple[Cost, int]] = []
     untuned = dict(fitted.detector.arrays())
@@ -243,9 +265,15 @@ def score_samples(
         clean, adversarial = sample.clean[:limit], sample.adversarial[:limit]
         rows, source = _calibration_rows(sample, halved=tuned_on is not None)
         sources = [keys[i] for i in (*clean, *adversarial)]
+        # A few texts of published test splits are training texts too, which `load_attack` bounds.
+        if known := len({keys[i] for i in (*clean, *adversarial) if seen[i] and keys[i] not in trained}):
+            raise DataError(
+                f"it was fitted or tuned on {known} of the texts that are to be scored.",
+                "Tune it on the validation rows of a seed that is evaluated (--validation-fraction 0.3 keeps some).",
+            )
         # A text that occurs twice may be scored, or trained on, as well: it does not calibrate then.
         taken = trained | set(sources)
-        rows = np.array([i for i in rows if keys[i] not in taken], dtype=np.int64)[:limit]
+        rows = np.array([i for i in rows if keys[i] not in taken and not seen[i]], dtype=np.int64)[:limit]
         failed = np.array([i for i in sample.test if attack.rows[i].result == "failure"], dtype=np.int64)[:limit]
         parts = [texts.original(clean), texts.perturbed(adversarial), texts.original(rows), texts.perturbed(failed)]
         positions = np.concatenate(parts)
@@ -276,6 +304,8 @@ def score_samples(
 
 def _tune(fitted: FittedDetector, untuned: Arrays, tuning: TuningTexts, sample: Sample) -> dict[str, Any] | None:
     """Tune or train a detector that needs it on the first half of the validation rows; the others calibrate."""
+    if fitted.seen is not None:
+        return fitted.tuned_on
     need = fitted.detector.info.adversarial_texts
     if need == "none":
         return None

@@ -261,6 +261,14 @@ CASES: dict[str, Case] = {
     ),
     "mle, few rows": (lambda g: g.fit("mle"), "at least 33 training rows .*class 0 has 30", "more training texts"),
     "a parameter it has not": (lambda g: g.fit("msp", "--components", 3), "'msp' takes no components", "It takes: no"),
+    "a parameter of a spec": (lambda g: g.fit("msp:components=3"), "'msp' takes no components", "It takes: no"),
+    "a value of a spec": (
+        lambda g: g.fit("rde:components=abc"),
+        "'rde' cannot be made: its parameter components is 'abc'",
+        "a whole number",
+    ),
+    "not a spec": (lambda g: g.fit("knn:k"), "'knn:k' is not how a detector is named", "NAME:PARAMETER=VALUE"),
+    "a spec of no detector": (lambda g: g.fit("rdee:rows=9"), "no detector named 'rdee'", "rde"),
     "layer": (lambda g: g.fit("rde", "--layer", 4), "has no layer 4", r"0 \(embeddings\) to 3"),
     # detect score
     "no detector": (lambda g: g.score(g.put("in.txt", "a\n"), detector=g.folder), "no fitted detector", "detect fit"),

@@ -270,6 +270,72 @@ def test_fit_again_and_score_wherever_the_victim_is(
     assert (out / "state.safetensors").read_bytes() == state
 
 
+def test_fit_takes_a_spec_and_keeps_it(
+    main: Callable[..., int], data: Path, tiny_victim_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    fit = ["detect", "fit", "--dataset", data, "--victim", tiny_victim_folder(), "--seed", 2, "--out", tmp_path / "rde"]
+    spec = "rde-empirical: rows=40, components=4"
+    assert main(*fit, "--detector", spec, "--components", 5) == 0
+    config = yaml.safe_load((tmp_path / "rde" / "config.yaml").read_text())
+    assert config["detector"] == "rde-empirical:components=4,rows=40"
+    known = json.loads((tmp_path / "rde" / "detector.json").read_text())
+    assert known["detector"] == "rde-empirical"
+    assert known["parameters"] == config["parameters"] == {"layer": 3, "components": 4, "rows": 40, "seed": 2}
+    assert "detector_version" not in config
+    assert main(*fit, "--detector", "rde-empirical:components=4,rows=40") == 0
+    assert "fitted already" in capsys.readouterr().out
+    assert main(*fit, "--detector", "rde-empirical:components=4,rows=41") == 2
+    assert "made by another configuration (detector: rde-empirical:components=4" in capsys.readouterr().err
+    (tmp_path / "in.txt").write_text("a good film\n")
+    assert main("detect", "score", tmp_path / "rde", tmp_path / "in.txt") == 0
+
+
+def test_a_detector_that_reads_another_model_is_fitted_by_its_hint(
+    main: Callable[..., int], data: Path, tiny_victim_folder: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, ElectraForPreTraining
+
+    marks = tmp_path / "marks"
+    shutil.copytree(tiny_victim_folder("electra"), marks)
+    with torch.random.fork_rng(devices=[]):
+        ElectraForPreTraining(AutoConfig.from_pretrained(marks)).save_pretrained(marks, safe_serialization=True)
+    fit = ["detect", "fit", "--dataset", data, "--victim", tiny_victim_folder(), "--out", tmp_path / "guard"]
+    assert main(*fit, "--detector", "rtd-guard") == 2
+    assert "rtd-guard:discriminator=FOLDER" in capsys.readouterr().err
+    given = ["--calibration", data, "--calibration-limit", 20]
+    assert main(*fit, "--detector", f"rtd-guard:discriminator={marks}", *given) == 0
+    assert "calibrated on 20 clean texts" in capsys.readouterr().out
+
+
+def test_a_new_version_of_a_detector_is_another_fit(
+    main: Callable[..., int],
+    data: Path,
+    tiny_victim_folder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import dataclasses
+
+    from harness.detectors.confidence import MSP
+
+    fit = ["detect", "fit", "--dataset", data, "--victim", tiny_victim_folder(), "--detector", "msp"]
+    assert main(*fit, "--out", tmp_path / "1") == 0
+    monkeypatch.setattr(MSP, "info", dataclasses.replace(MSP.info, version=2))
+    capsys.readouterr()
+    assert main(*fit, "--out", tmp_path / "1") == 2
+    assert "made by another configuration (detector_version: (absent) -> 2)" in capsys.readouterr().err
+    assert main(*fit, "--out", tmp_path / "2") == 0
+    monkeypatch.setattr(MSP, "info", dataclasses.replace(MSP.info, version=3))
+    assert main(*fit, "--out", tmp_path / "2") == 2
+    assert "(detector_version: 2 -> 3)" in capsys.readouterr().err
+
+
 def test_scores_go_to_standard_output_alone(
     main: Callable[..., int], data: Path, tiny_victim_folder: Any, run_harness: Any, tmp_path: Path
 ) -> None:

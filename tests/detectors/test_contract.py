@@ -22,6 +22,7 @@ from harness.detectors.fitting import build_detector, corpus_facts, fit_detector
 from harness.detectors.publishing import stage_detector
 from harness.detectors.registry import DETECTORS
 from harness.detectors.scoring import score
+from harness.detectors.specs import parse_spec
 from harness.text.datasets import TextDataset
 from harness.text.victims import Victim, VictimOutputs
 from harness.text.words import find_words
@@ -402,6 +403,8 @@ def test_a_damaged_fit_in_the_cache_is_fitted_again(victim, train, tmp_path, mon
 def test_a_seed_reaches_the_detectors_that_draw(victim):
     assert build_detector("rde", victim, {}, seed=7).parameters()["seed"] == 7
     assert "seed" not in build_detector("mle", victim, {}, seed=7).parameters()
+    assert build_detector("rde", victim, {"seed": 3}, seed=7).parameters()["seed"] == 3
+    assert build_detector("rsv", victim, {"seed": None}, seed=7).parameters()["seed"] == 7
 
 
 def test_a_class_of_the_victim_without_training_texts_is_refused(victim, train):
@@ -467,6 +470,56 @@ def test_wrong_names_and_parameters_are_refused(victim):
         build_detector("msp", victim, {"components": 3})
     with pytest.raises(ConfigurationError, match="no layer 99"):
         build_detector("mle", victim, {"layer": 99})
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("rde:components=abc", "whole number"),
+        ("rde:components=50.5", "whole number"),
+        ("rde:rows=abc", "whole number"),
+        ("rde:seed=-1", "from 0 to 4294967295"),
+        ("rde:seed=4294967296", "from 0 to 4294967295"),
+        ("rde:support=true", "a number or null"),
+        ("rde:support=half", "a number or null"),
+        ("rsv:k=abc", "whole number"),
+        ("rsv:k=2.5", "whole number"),
+        ("rsv:k=true", "whole number"),
+        ("rsv:k=100001", "100000 at most"),
+        ("rsv:seed=x", "whole number"),
+        ("rsv:seed=-1", "from 0 to 4294967295"),
+        ("fgws:delta=abc", "a number"),
+        ("fgws:vectors=5", "text or null"),
+        ("gradmask:share=half", "a number"),
+        ("wdr:length=abc", "whole number"),
+        ("rtd-guard:share=nan", "a number"),
+        ("rtd-guard:share=NaN", "finite"),
+        ("mlmd:masked_lm=5", "text or null"),
+        ("sharpness:rise=maybe", "true or false"),
+        ("sharpness:radius=1e999", "finite"),
+        ("addmu:rows=0", "at least 1"),
+    ],
+)
+def test_what_a_parameter_cannot_be_is_refused_by_name(spec, hint, victim):
+    name, parameters = parse_spec(spec)
+    (parameter,) = parameters
+    with pytest.raises(ConfigurationError, match=f"'{name}' cannot be made: its parameter {parameter} is ") as found:
+        build_detector(name, victim, parameters)
+    assert found.value.message.endswith(".")
+    assert found.value.hint.startswith(f"Give {parameter} ")
+    assert hint in found.value.hint
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_own_parameters_build_it_again(name, fitted, victim):
+    parameters = fitted[name].parameters()
+    assert build_detector(name, victim, parameters).parameters() == parameters
+
+
+def test_numbers_are_taken_as_they_are_written(victim):
+    for spec in ("fgws:delta=30", "gradmask:share=1", "rde:support=1", "sharpness:radius=1,rise=false"):
+        name, parameters = parse_spec(spec)
+        assert build_detector(name, victim, parameters).parameters().items() >= parameters.items()
 
 
 def test_a_folder_without_a_detector_is_refused(tmp_path):

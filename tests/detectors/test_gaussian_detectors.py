@@ -95,6 +95,34 @@ def test_mle_is_the_mahalanobis_distance_to_the_predicted_class(data):
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
 
 
+def test_mle_refuses_features_that_cannot_be_told_apart(data):
+    _, labels, _, _ = data
+    rng = np.random.default_rng(0)
+    # One vector in every text, but for the last bits that batches of other shapes round otherwise.
+    same = rng.standard_normal(24) * (1 + 6e-8 * rng.standard_normal((700, 24)))
+    with pytest.raises(DataError, match="MLE can read nothing from features that are the same for every training text"):
+        MLE().fit(outputs(same, labels, 3), labels)
+    with pytest.raises(DataError, match="covariance of MLE is singular: within a class the features do not vary"):
+        MLE().fit(outputs(np.eye(3, 24)[labels], labels, 3), labels)
+
+
+def test_mle_leaves_out_directions_that_vary_for_rounding_alone(data):
+    train, labels, test, predictions = data
+
+    def normalised(values, seed):
+        """As a layer norm leaves them: each row sums to 0, but for float32 rounding."""
+        centred = values - values.mean(axis=1, keepdims=True)
+        exact = centred / centred.std(axis=1, keepdims=True)
+        return exact * (1 + 6e-8 * np.random.default_rng(seed).standard_normal(exact.shape))
+
+    detector = MLE().fit(outputs(normalised(train, 0), labels, 3), labels)
+    for precision in detector.arrays()["precisions"]:
+        assert np.linalg.matrix_rank(precision, hermitian=True) == 23
+    # Read again in a batch of another shape.
+    once, again = (detector.score(outputs(normalised(test, seed), predictions, 3)) for seed in (1, 2))
+    np.testing.assert_allclose(once, again, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", [RDE, RDEEmpirical, MLE])
 def test_the_gold_label_fits_and_the_predicted_label_scores(kind, data):
     train, labels, test, predictions = data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -243,6 +244,39 @@ def test_a_joint_detector_is_saved_loaded_and_scores_like_any_other(
     assert again.info.name == "joint"
     assert again.info.adversarial_texts == "tunes"
     assert again.info.reads == "gradients"  # what the dearest member reads
+
+
+def test_a_member_of_another_version_is_refused_as_its_own_folder_is(
+    tiny_victim: Any, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = load_members([folders["msp"], folders["rde-empirical"]])
+    joint = join(members, tiny_victim, sentences(40, 2), None, method="fisher", fpr=0.1)
+    save_detector(tmp_path / "first", joint, {})
+    kind = type(joint.members[1])
+    monkeypatch.setattr(kind, "info", dataclasses.replace(kind.info, version=2))
+    for folder in (tmp_path / "first", folders["rde-empirical"]):
+        with pytest.raises(
+            ConfigurationError, match=rf"{folder} holds rde-empirical of version 1, and this is version 2"
+        ):
+            load_detector(folder)
+    save_detector(tmp_path / "second", joint, {})
+    again, facts = load_detector(tmp_path / "second")
+    assert facts["parameters"]["members"][0] == ["msp", {}]
+    assert facts["parameters"]["members"][1][2] == {"version": 2}
+    assert again.parameters() == joint.parameters() == facts["parameters"]
+    # Scores are stored by facts, which say no version.
+    assert again.facts()["members"] == joint.facts()["members"] == [[m.info.name, m.facts()] for m in joint.members]
+    outputs = tiny_victim.read(sentences(9, 4), again.attach(tiny_victim).layers)
+    np.testing.assert_array_equal(again.score(outputs), joint.score(outputs))
+    monkeypatch.setattr(kind, "info", dataclasses.replace(kind.info, version=1))
+    with pytest.raises(ConfigurationError, match="holds rde-empirical of version 2, and this is version 1"):
+        load_detector(tmp_path / "second")
+    for wrong in ([], {"x": 1}, {"other_model_hash": 1}):
+        facts["parameters"]["members"][0] = ["msp", {}, wrong]
+        (tmp_path / "second" / "detector.json").write_text(json.dumps(facts))
+        with pytest.raises(DataError, match="is damaged"):
+            load_detector(tmp_path / "second")
+        facts["parameters"]["members"][1] = facts["parameters"]["members"][1][:2]
 
 
 def test_it_learns_from_validation_rows_like_a_detector_that_tunes(tiny_victim: Any, folders: dict[str, Path]) -> None:

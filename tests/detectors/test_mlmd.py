@@ -156,6 +156,19 @@ def test_a_saved_one_scores_the_same(tiny_masked_lm_folder, victim, tmp_path):
     assert str(tiny_masked_lm_folder().parent) not in json.dumps(facts)
 
 
+@pytest.mark.parametrize("kind", [MLMD, GradMLMD])
+def test_another_masked_lm_than_the_fitted_one_is_refused(kind, tiny_masked_lm_folder, tiny_victim, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    model = shutil.copytree(tiny_masked_lm_folder(), tmp_path / "my-lm")
+    save_detector(tmp_path / "saved", kind(str(model)).attach(tiny_victim), {})
+    load_detector(tmp_path / "saved")[0].attach(tiny_victim)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: values * 1.5 for name, values in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigurationError, match=f"'my-lm' is not the one that the detector '{kind.info.name}' was"):
+        load_detector(tmp_path / "saved")[0].attach(tiny_victim)
+
+
 def test_words_beyond_what_the_victim_reads_are_left(tiny_masked_lm_folder, tiny_victim_folder):
     short = Victim.load(str(tiny_victim_folder("bert", 4)), device="cpu", max_length=6)
     detector = MLMD(str(tiny_masked_lm_folder())).attach(short)

@@ -10,7 +10,7 @@ import torch
 
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.overwriting import CorpusCounts, overwrite
-from harness.detectors.palimpsest import Palimpsest
+from harness.detectors.palimpsest import Palimpsest, _first_half
 from harness.text.edits import mask_word, token_words
 from harness.text.synonyms import shipped_synonyms
 from harness.text.victims import Victim
@@ -223,3 +223,14 @@ def test_bad_input_is_refused_by_name(tiny_victim, train):
     detector.fit_corpus(train[0])
     with pytest.raises(DataError, match="palimpsest"):
         detector.fit(tiny_victim.read(train[0]), np.zeros(80, np.int64))
+
+
+def test_a_file_sorted_by_class_is_halved_class_by_class():
+    mixed = np.random.default_rng(0).integers(0, 3, 600)
+    assert _first_half(mixed).tolist() == [True] * 300 + [False] * 300
+    for ordered in (np.sort(mixed), np.repeat([1, 0], [590, 610]), np.repeat([0, 1, 0], [200, 300, 100])):
+        first = _first_half(ordered)
+        for label in np.unique(ordered):
+            rows = np.flatnonzero(ordered == label)
+            assert first[rows].sum() == len(rows) // 2
+            assert first[rows[: len(rows) // 2]].all()

@@ -1,6 +1,7 @@
 """PPL against log-softmax on one text at a time."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from harness.core.compat import prepare_torchvision
 from harness.core.errors import ConfigurationError, DataError, NotFittedError
 from harness.detectors.fitting import load_detector, save_detector
+from harness.detectors.joint_detector import JointDetector
 from harness.detectors.ppl import Perplexity
 from harness.text.victims import VictimOutputs
 from harness.text.words import find_words
@@ -95,6 +97,65 @@ def test_a_saved_one_scores_the_same(folder, tiny_victim, tmp_path):
     with pytest.raises(NotFittedError, match="'ppl' has no victim"):
         again.score(outputs_of(TEXTS))
     np.testing.assert_array_equal(again.attach(tiny_victim).score(outputs_of(TEXTS)), scores)
+
+
+def replace_weights(model):
+    """Other weights of the same shapes, in the same place."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(model / "model.safetensors")
+    save_file({name: values * 1.5 for name, values in weights.items()}, model / "model.safetensors", {"format": "pt"})
+
+
+def respell(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_another_model_than_the_fitted_one_is_refused(folder, tiny_victim, tmp_path):
+    model, saved, again = shutil.copytree(folder, tmp_path / "my-lm"), tmp_path / "saved", tmp_path / "again"
+    detector = Perplexity(str(model)).attach(tiny_victim)
+    save_detector(saved, detector, {})
+    known = json.loads((saved / "detector.json").read_text())
+    assert known["other_model_hash"] == detector.other.hash
+    assert known["parameters"] == {"language_model": str(model)}
+    # A fitted one that was loaded and asked nobody still says which model it needs.
+    save_detector(again, load_detector(saved)[0], {})
+    scores = load_detector(again)[0].attach(tiny_victim).score(outputs_of(TEXTS))
+    replace_weights(model)
+    for place in (saved, again):
+        other, _ = load_detector(place)
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="'my-lm' is not the one that the detector 'ppl' was fitted"):
+                other.attach(tiny_victim)
+        with pytest.raises(ConfigurationError, match="'my-lm' is not the one"):
+            other.score(outputs_of(TEXTS))
+    # A file of before says nothing of the other model.
+    (saved / "detector.json").write_text(json.dumps({k: v for k, v in known.items() if k != "other_model_hash"}))
+    assert not np.allclose(load_detector(saved)[0].attach(tiny_victim).score(outputs_of(TEXTS)), scores)
+    for wrong in (7, "", "../x", ["0" * 64]):
+        respell(saved / "detector.json", other_model_hash=wrong)
+        with pytest.raises(DataError, match=r"is damaged: other_model_hash is no SHA-256\."):
+            load_detector(saved)
+
+
+def test_another_model_than_the_fitted_one_is_refused_in_a_joint_detector(folder, tiny_victim, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "my-lm")
+    joint = JointDetector([("msp", {}), ("ppl", {"language_model": str(model)})]).attach(tiny_victim)
+    facts = json.dumps(joint.facts())
+    joint.fit(tiny_victim.read([text for text in TEXTS if text]), np.zeros(5))
+    save_detector(tmp_path / "joint", joint, {})
+    replace_weights(model)
+    again, known = load_detector(tmp_path / "joint")
+    with pytest.raises(ConfigurationError, match="'my-lm' is not the one that the detector 'ppl' was fitted"):
+        again.attach(tiny_victim)
+    # Scores are stored by facts, which are what they were.
+    told = {"other_model_hash": joint.members[1].other.hash}
+    ppl = {"language_model": "my-lm", "language_model_hash": joint.members[1].other.hash}
+    assert json.loads(facts)["members"] == [["msp", {}], ["ppl", ppl]]
+    assert known["parameters"]["members"] == [["msp", {}], ["ppl", {"language_model": str(model)}, told]]
+    known["parameters"]["members"][1].pop()
+    respell(tmp_path / "joint" / "detector.json", parameters=known["parameters"])
+    load_detector(tmp_path / "joint")[0].attach(tiny_victim)
 
 
 def test_facts_hold_no_path(folder, tiny_victim):

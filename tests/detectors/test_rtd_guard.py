@@ -136,6 +136,18 @@ def test_a_saved_one_scores_the_same(folder, victim, tmp_path):
     assert str(folder.parent) not in json.dumps(again.facts())
 
 
+def test_another_discriminator_than_the_fitted_one_is_refused(folder, tiny_victim, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    model = shutil.copytree(folder, tmp_path / "my-electra")
+    save_detector(tmp_path / "saved", RTDGuard(str(model)).attach(tiny_victim), {})
+    load_detector(tmp_path / "saved")[0].attach(tiny_victim)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: values * 1.5 for name, values in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigurationError, match="'my-electra' is not the one that the detector 'rtd-guard' was"):
+        load_detector(tmp_path / "saved")[0].attach(tiny_victim)
+
+
 def test_without_a_discriminator_it_says_so(victim):
     detector = RTDGuard()
     assert detector.facts() == {"discriminator": None, "discriminator_hash": None, "share": 0.2}

@@ -46,6 +46,14 @@ def test_order_and_spaces_say_nothing():
     assert parse_spec("sharpness:rise=false,radius=0.5") == ("sharpness", {"rise": False, "radius": 0.5})
 
 
+def test_text_that_reads_like_a_number_keeps_its_quotes():
+    for text in ("5", "true", "null", "", " a", '"a"', "1e5"):
+        spec = f"fgws:vectors={json.dumps(text)}"
+        assert parse_spec(spec) == parse_spec(canonical_spec(spec)) == ("fgws", {"vectors": text})
+    assert canonical_spec('fgws:vectors="5"') == 'fgws:vectors="5"'
+    assert canonical_spec('fgws:vectors="./5"') == "fgws:vectors=./5"
+
+
 def test_titles_say_what_is_not_the_default():
     assert spec_title("knn:layer=all,k=20") == "KNN (k 20, layer all)"
     assert spec_title("msp") == "MSP"

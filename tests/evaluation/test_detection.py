@@ -1,14 +1,18 @@
 """An evaluation from attack folder to result rows, on a tiny victim and made-up attacks."""
 
 import dataclasses
+import re
 
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from harness.core.errors import ConfigurationError, DataError, VictimError
 from harness.core.rows import read_rows as read_result_rows
+from harness.detectors.clean_texts import save_seen
 from harness.detectors.fitting import build_detector, fit_detectors, save_detector
+from harness.detectors.specs import parse_spec
 from harness.evaluation.detection import EvaluationSettings
 from harness.evaluation.metrics import threshold_at_fpr
 from harness.evaluation.runs import EvaluationRequest, run_evaluation
@@ -101,12 +105,22 @@ def test_a_text_that_is_scored_does_not_calibrate(folders, tmp_path):
         ]
 
     folder = folders[2]("repeated", change=repeat)
-    outcome = run_evaluation(request(folder, detectors=("msp",), scenario="s2", seeds=(0,)), tmp_path / "out")
     rows = read_rows(folder)
-    drawn = draw_sample([r.result for r in rows], "s2", 0)
-    scored = {rows[i].original_text for i in [*drawn.clean, *drawn.adversarial]}
-    expected = [i for i in drawn.validation if rows[i].original_text not in scored]
-    assert outcome.rows[0]["n_calibration"] == len(expected) < len(drawn.validation)
+    results, texts = [row.result for row in rows], [row.original_text for row in rows]
+    # Validation rows tune and calibrate, so that it is the test rows of their texts that are left out.
+    (row,) = run_evaluation(request(folder, detectors=("msp",), scenario="s2", seeds=(0,)), tmp_path / "out").rows
+    drawn = draw_sample(results, "s2", 0)
+    held = {texts[i] for i in drawn.validation}
+    assert row["n_calibration"] == len(drawn.validation)
+    assert row["n_clean"] == sum(texts[i] not in held for i in drawn.clean) < len(drawn.clean)
+    assert row["n_adversarial"] == sum(texts[i] not in held for i in drawn.adversarial) < len(drawn.adversarial)
+    # Where the rows that were not sampled calibrate, it is theirs.
+    alone = {"scenario": "s1", "target": 60, "validation_fraction": 0.0}
+    (row,) = run_evaluation(request(folder, detectors=("msp",), seeds=(0,), **alone), tmp_path / "alone").rows
+    drawn = draw_sample(results, "s1", 0, target=60, validation_fraction=0.0, sources=texts)
+    scored = {texts[i] for i in [*drawn.clean, *drawn.adversarial]}
+    assert len({texts[i] for i in drawn.clean} & {texts[i] for i in drawn.adversarial}) == 0
+    assert row["n_calibration"] == sum(texts[i] not in scored for i in drawn.unsampled) < len(drawn.unsampled)
 
 
 def test_the_same_work_gives_the_same_ids_and_one_file_a_row(attacked, tmp_path):
@@ -145,6 +159,58 @@ def test_a_fitted_folder_scores_as_the_same_fit_by_name(attacked, folders, tmp_p
         save_detector(tmp_path / "mle", detector, {**facts, **change})
         with pytest.raises(VictimError, match=message):
             run_evaluation(request(attacked, detectors=(str(tmp_path / "mle"),)), tmp_path / "c")
+
+
+@pytest.fixture(scope="module")
+def fit(folders, tmp_path_factory):
+    """Fits a detector and keeps it as `detect fit` does: a spec, texts that tune it, which are adversarial, facts."""
+    victim_folder, data, _ = folders
+    victim, train = Victim.load(str(victim_folder)), load_dataset(str(data), "train")
+
+    def make(spec, tuned=(), adversarial=(), **facts):
+        folder = tmp_path_factory.mktemp("fitted")
+        name, parameters = parse_spec(spec)
+        detector = build_detector(name, victim, parameters)
+        fit_detectors([detector], victim, train, corpus=train)
+        if tuned:
+            detector.fit_adversarial(victim.read(tuned), np.array(adversarial))
+        known = {"max_length": victim.max_length, "dtype": victim.dtype, "train_rows": len(train), "seed": 0}
+        seen = save_seen(folder, train.texts, tuned)
+        known |= {"victim_hash": victim.hash, "dataset_hash": train.hash, "seen_sha256": seen}
+        save_detector(folder, detector, {**known, **facts})
+        return str(folder)
+
+    return make
+
+
+def test_fitted_folders_of_one_kind_are_told_apart(attacked, fit, tmp_path):
+    folders = [fit("knn"), fit("knn:layer=1"), fit("msp"), fit("rde-empirical:components=5")]
+    got = run_evaluation(dataclasses.replace(request(attacked, detectors=folders), parameters={}), tmp_path / "a")
+    specs = ("knn", "knn:layer=1", "msp", "rde-empirical:components=5")
+    by_name = run_evaluation(dataclasses.replace(request(attacked, detectors=specs), parameters={}), tmp_path / "b")
+    assert tuple(dict.fromkeys(row["detector"] for row in got.rows)) == specs
+    for name in ("detector", "metrics", "comparisons"):
+        assert [row[name] for row in got.rows] == [row[name] for row in by_name.rows]
+    with pytest.raises(ConfigurationError, match="two of the detectors are 'knn'"):
+        run_evaluation(request(attacked, detectors=(folders[0], "knn")), tmp_path / "c")
+
+
+def test_a_tuned_folder_is_used_as_it_is_and_on_no_text_that_tuned_it(attacked, fit, tmp_path):
+    rows = read_rows(attacked)
+    drawn = draw_sample([row.result for row in rows], "s1", 0, target=60, validation_fraction=0.3)
+    wins = [i for i in drawn.validation if rows[i].result == "success"]
+    texts = [*(rows[i].original_text for i in drawn.validation), *(rows[i].perturbed_text for i in wins)]
+    told = {"recipe": "pwws", "clean": len(drawn.validation), "adversarial": len(wins)}
+    folder = fit("wdr", texts, np.arange(len(texts)) >= len(drawn.validation), tuned_on=told)
+    settings = EvaluationSettings(replicates=20, seeds=(0,), target=60, validation_fraction=0.3, dear_texts=10)
+    asked = dataclasses.replace(request(attacked, detectors=(folder, "msp")), settings=settings)
+    found = {row["detector"]: row for row in run_evaluation(asked, tmp_path / "a").rows}
+    assert found["wdr"]["protocol"]["detector"]["tuned_on"] == told
+    assert (found["wdr"]["n_calibration"], found["msp"]["n_calibration"]) == (0, len(drawn.validation))
+    # Without validation rows it is asked to score the very texts that trained it.
+    none_held = dataclasses.replace(settings, validation_fraction=0.0)
+    (table,) = run_evaluation(dataclasses.replace(asked, settings=none_held), tmp_path / "b").tables
+    assert any(re.search(r"could not be used: it was fitted or tuned on \d+ of the texts", n) for n in table.notes)
 
 
 def test_attacked_training_texts_are_refused(folders, tmp_path):

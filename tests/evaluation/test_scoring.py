@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from harness.core.errors import DataError, VictimError
+from harness.core.errors import DataError, HarnessError, VictimError
 from harness.core.rows import finish_row
+from harness.detectors.confidence import MSP
 from harness.detectors.fgws import FGWS
 from harness.detectors.wdr import WDR
 from harness.evaluation.detection import EvaluationSettings
@@ -229,6 +230,63 @@ def test_a_detector_tunes_on_half_of_the_validation_rows_and_calibrates_on_the_o
         assert row["n_calibration"] == len(second)
         assert msp["n_calibration"] == len(drawn.validation)
         assert msp["protocol"]["detector"]["tuned_on"] is None
+
+
+def test_every_row_says_what_its_own_seed_tuned(attacked, tmp_path, monkeypatch):
+    def tune(self, outputs, adversarial):
+        self._arrays["delta"] = np.array([float(adversarial.sum())])  # another one for each seed
+        return self
+
+    monkeypatch.setattr(FGWS, "fit_adversarial", tune)
+    seeds = tuple(range(4))
+    together = run_evaluation(request(attacked, "fgws", seeds=seeds, words=True), tmp_path / "together").rows
+    alone = [
+        run_evaluation(request(attacked, "fgws", seeds=(seed,), words=True), tmp_path / f"{seed}").rows[0]
+        for seed in seeds
+    ]
+    told = [row["protocol"]["detector"]["parameters"] for row in together]
+    assert told == [row["protocol"]["detector"]["parameters"] for row in alone]
+    assert len({facts["tuned_delta"] for facts in told}) > 1  # else this shows nothing
+    assert {json.dumps(row["words"]) for row in together} == {json.dumps(alone[0]["words"])}
+
+
+def test_words_are_left_out_where_an_attack_only_deletes(folders, tmp_path):
+    def delete(rows):
+        return [
+            dataclasses.replace(row, original_text=f"{row.perturbed_text} number {number}")
+            if row.result == "success"
+            else row
+            for number, row in enumerate(rows)
+        ]
+
+    folder = folders[2]("deletes", change=delete)
+    outcome = run_evaluation(request(folder, "msp", "fgws", words=True), tmp_path / "out")
+    assert [row["words"] for row in outcome.rows] == [None, None]
+    assert any("to score words on: FGWS" in note for note in outcome.tables[0].notes)
+
+
+def test_a_run_is_another_with_another_version_of_a_detector(attacked, tmp_path, monkeypatch):
+    asked = request(attacked, "msp")
+    run_evaluation(asked, tmp_path / "out")
+    config = (tmp_path / "out" / "config.yaml").read_text()
+    # Absent where they say nothing, as in runs made before there were such keys.
+    assert "same_texts" not in config
+    assert "detector_versions" not in config
+    monkeypatch.setattr(MSP, "info", dataclasses.replace(MSP.info, version=2))
+    with pytest.raises(HarnessError, match="another configuration"):
+        run_evaluation(asked, tmp_path / "out")
+
+
+def test_a_run_is_another_with_other_vectors_in_the_same_file(attacked, tmp_path):
+    vectors = tmp_path / "vectors.npz"
+    words = np.array(["a", "b"])
+    np.savez(vectors, words=words, vectors=np.eye(2, dtype=np.float32))
+    asked = dataclasses.replace(request(attacked, "msp"), parameters={"vectors": str(vectors)})
+    run_evaluation(asked, tmp_path / "out")
+    run_evaluation(asked, tmp_path / "out")
+    np.savez(vectors, words=words, vectors=2 * np.eye(2, dtype=np.float32))
+    with pytest.raises(HarnessError, match="another configuration"):
+        run_evaluation(asked, tmp_path / "out")
 
 
 def test_without_validation_rows_what_trains_is_unavailable_and_what_tunes_takes_its_default(attacked, tmp_path):
