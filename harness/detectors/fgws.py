@@ -24,6 +24,7 @@ from harness.text.word_vocabulary import StartVectors, read_start_vectors
 from harness.text.words import find_words
 
 DELTAS = tuple(range(0, 101, 10))  # what the paper tunes over
+_ROUNDING = 1e-6  # what a probability in float32 may lose to the batch it was read in
 _FALSE_ALARMS = 10  # one clean text in so many may be flagged while tuning
 
 
@@ -41,7 +42,8 @@ class FGWS(QueryDetector):
     `delta`-percentile of phi over the vocabulary. It is replaced by the most frequent of its candidates, where that is
     strictly more frequent: its WordNet synonyms and, with `vectors`, its nearest neighbours there. The score is
     max(0, p(y|x) - p(y|x')), with y the prediction on x and x' the text with all replacements; a text without any
-    scores 0 and costs no second forward. Many texts tie at 0, as in the paper.
+    scores 0 and costs no second forward. Many texts tie at 0, as in the paper; a loss of up to 1e-6 is one of these:
+    a word behind the victim's cut may be replaced, and what rounding leaves would order the ties.
 
     `fit_adversarial` chooses the percentile among 0, 10, ..., 100 by the true-positive rate at a threshold that at
     most a tenth of the clean validation texts exceed; of equal ones the largest, as the published code does.
@@ -72,6 +74,7 @@ class FGWS(QueryDetector):
         cost="1 to 2",
         adversarial_texts="tunes",
         scores_words=True,
+        version=2,
     )
     reads_corpus: ClassVar[bool] = True
     layout: ClassVar[Layout | None] = {
@@ -210,8 +213,8 @@ class FGWS(QueryDetector):
         for column, (text, label) in enumerate(zip(texts, outputs.predictions, strict=True)):
             before = outputs.probabilities[column, label]
             for row, news in enumerate(changed):
-                if news[column] != text:
-                    scores[row, column] = max(0.0, before - said[news[column]][label])
+                if news[column] != text and (lost := before - said[news[column]][label]) > _ROUNDING:
+                    scores[row, column] = lost
         return scores
 
     def _changed(self, text: str, delta: float) -> str:

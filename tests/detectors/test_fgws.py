@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from types import SimpleNamespace
@@ -198,6 +199,17 @@ def test_scores_do_not_depend_on_batches_order_or_the_other_texts(tiny_victim):
     np.testing.assert_allclose(detector.score(tiny_victim.read(RARE[:4]).take(order)), whole[order], atol=1e-6)
     for i, text in enumerate(RARE[:4]):
         np.testing.assert_allclose(detector.score(tiny_victim.read([text])), whole[[i]], atol=1e-6)
+
+
+def test_rounding_is_no_loss_of_confidence(tiny_victim, monkeypatch):
+    # The changed word lies behind the cut, so that the victim reads the same; only the batch is another.
+    monkeypatch.setattr(tiny_victim, "max_length", 4)
+    detector = fitted(tiny_victim, delta=60)
+    texts = [text for text in ("film here here " + rare for rare in RARE) if detector._changed(text, 60) != text]
+    assert len(texts) > 1
+    outputs = tiny_victim.read(texts)
+    noisy = dataclasses.replace(outputs, probabilities=outputs.probabilities + 3e-8)
+    assert detector.score(noisy).tolist() == [0.0] * len(texts)
 
 
 def test_a_restored_detector_scores_the_same_to_the_last_bit(vectors):
