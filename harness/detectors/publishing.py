@@ -36,7 +36,7 @@ _FACTS = (
     *("victim", "victim_hash", "max_length", "dtype"),
     *("dataset", "dataset_hash", "dataset_split", "dataset_id", "train_rows", "seed", "truncated"),
     *("corpus_rows", "corpus_hash"),
-    *("tuned_on", "members", "tuning_texts"),
+    *("tuned_on", "members", "tuning_texts", "other_model_hash"),
 )
 _CALIBRATION = (
     *("format", "fpr", "confidence", "threshold", "scores_sha256", "versions"),

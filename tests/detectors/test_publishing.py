@@ -71,6 +71,14 @@ def test_what_is_staged_is_what_loads_and_a_card(runs: Path, tmp_path: Path) -> 
     assert stage_detector(runs / "rde", tmp_path / "rde") == sorted(path.name for path in (tmp_path / "rde").iterdir())
 
 
+def test_which_other_model_a_detector_was_fitted_with_is_published(runs: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs / "knn", tmp_path / "run"))
+    facts = {**read_json(run / "detector.json"), "other_model_hash": "ab" * 32}
+    (run / "detector.json").write_text(json.dumps(facts))
+    stage_detector(run, tmp_path / "staged")
+    assert read_json(tmp_path / "staged" / "detector.json")["other_model_hash"] == "ab" * 32
+
+
 def test_nothing_of_the_machine_leaves(runs: Path, staged: Path) -> None:
     manifest = read_json(runs / "rde" / "manifest.json")
     told = b"".join(path.read_bytes() for path in staged.iterdir())
