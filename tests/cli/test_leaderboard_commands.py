@@ -114,7 +114,7 @@ def test_show_prints_a_table(run: Run, made: Path) -> None:
     assert "dataset sst2, recipe pwws, goal flip, victim minilm-lora-sst2, scenario s1" in " ".join(out.split())
     # What trained on adversarial texts is last, whatever its figures, and is marked.
     names = [line.split("\u2502")[1].strip() for line in out.splitlines() if line.startswith("\u2502")]
-    assert names[:2] == ["msp†", "msp"]  # on the first 50 texts of each class, and on all
+    assert names[:3] == ["msp†", "rde†", "msp"]  # marked where only the first 50 texts of each class were scored
     assert names[-1].startswith("wdr*")
     assert "not ranked with the others" in out
 
