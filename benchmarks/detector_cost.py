@@ -1,18 +1,22 @@
-"""What detectors of one forward add to it, and what they take to fit, in one run; with `--attacks`, AUC beside cost.
+"""What detectors of one forward add to it, and what they take to fit; then cost and AUC of every detector in one table.
 
 The victim reads a text plainly, then with the features of every layer, and each detector scores what that gave.
 Detectors take turns; times are medians of CPU time on one thread, which a busy machine blurs less than wall time.
 `added` is a detector's score against the plain reading; the line `features` is what reading every layer adds to that.
 
-    python benchmarks/detector_cost.py [--victim FOLDER --dataset PATH] [--attacks DIR]
+    python benchmarks/detector_cost.py [--victim NAME --dataset PATH] [--rows 2000] [--texts 300 | --attacks DIR]
 
-With `--attacks` all detectors of the registry are evaluated on it; those that need what is not at hand are named.
+Then PWWS attacks texts of the test split (or `--attacks` are taken as they are), and all detectors of the registry are
+evaluated on the same texts of it, wall time a text beside the AUC; those that need what is not at hand are named.
+`--texts 0` leaves that out. It goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +25,13 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from harness.cli.tables import print_detectors
 from harness.core.errors import HarnessError
 from harness.detectors.base import Detector
 from harness.detectors.fitting import build_detector
 from harness.detectors.registry import DETECTORS
+from harness.evaluation.detection import EvaluationSettings
+from harness.evaluation.runs import EvaluationRequest, run_evaluation
 from harness.text.datasets import TextDataset, load_dataset
 from harness.text.victims import Victim
 
@@ -78,15 +85,36 @@ def measure(
     return found
 
 
+def attack(options: argparse.Namespace) -> Path:
+    """Attack `options.texts` texts of the test split with PWWS, or go on with it; the run's folder."""
+    out: Path = options.out / "attack"
+    what = ["--victim", options.victim, "--dataset", options.dataset, "--recipe", "pwws", "--limit", str(options.texts)]
+    subprocess.run([sys.executable, "-m", "harness", "attack", "run", *what, "--out", str(out)], check=True)
+    return out
+
+
+def evaluate(attacks: Sequence[Path], options: argparse.Namespace) -> None:
+    """Print a table an attack: AUC and cost of every detector, all on the same texts of one sample."""
+    # A victim by name is the attack's own; its manifest says where its texts came from.
+    settings = EvaluationSettings(seeds=(0,), train_limit=options.rows, dear_texts=options.dear_texts, same_texts=True)
+    request = EvaluationRequest(attacks, DETECTORS.names(), {}, settings)
+    for table in run_evaluation(request, options.out / "evaluation").tables:
+        print_detectors(table.title, table.rows)
+        for note in table.notes:
+            print(note)
+
+
 def main() -> None:
-    """Fit, measure and print; then evaluate, where there is an attack."""
+    """Fit, measure and print; then attack and evaluate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--victim", default="embedded")
     parser.add_argument("--dataset", default="embedded")
     parser.add_argument("--rows", type=int, default=2000, help="training rows the detectors are fitted on")
     parser.add_argument("--repetitions", type=int, default=200, help="of single texts; an eighth of it of batches")
-    parser.add_argument("--attacks", type=Path, nargs="*", default=[])
-    parser.add_argument("--out", type=Path, help="the evaluation's run folder")
+    parser.add_argument("--texts", type=int, default=300, help="texts that are attacked; 0 for no evaluation")
+    parser.add_argument("--attacks", type=Path, nargs="*", default=[], help="finished attacks, to be evaluated instead")
+    parser.add_argument("--dear-texts", type=int, default=100, help="texts of each class that detectors score")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-detect"), help="folder of attack and evaluation")
     options = parser.parse_args()
     torch.set_num_threads(1)
     threadpool_limits(1)
@@ -107,19 +135,8 @@ def main() -> None:
             for column in columns.values()
         ]
         print(f"{name:16}{fit}{''.join(cells)}")
-    if options.attacks:
-        from harness.cli.tables import print_detectors
-        from harness.evaluation.detection import EvaluationSettings
-        from harness.evaluation.runs import EvaluationRequest, run_evaluation
-
-        # A victim by name is the attack's own; its manifest says where its texts came from.
-        outcome = run_evaluation(
-            EvaluationRequest(options.attacks, DETECTORS.names(), {}, EvaluationSettings()), options.out
-        )
-        for table in outcome.tables:
-            print_detectors(table.title, table.rows)
-            for note in table.notes:
-                print(note)
+    if options.attacks or options.texts:
+        evaluate(options.attacks or [attack(options)], options)
 
 
 if __name__ == "__main__":

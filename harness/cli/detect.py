@@ -234,9 +234,10 @@ def joint(
     check_facts(folders[0], members.facts)
     columns = {"text_column": text_column, "label_column": label_column}
     found = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
-    texts = found.unseen(np.concatenate(members.seen), calibration_limit, seed)
+    seen_by_members = np.concatenate(members.seen)
+    texts = found.unseen(seen_by_members, calibration_limit, seed)
     model = _victim_of(folders[0], members.facts, victim)
-    tuning = None if attacks is None else tuning_rows(attacks, model, seed)
+    tuning = None if attacks is None else tuning_rows(attacks, model, seed).unseen(seen_by_members)
     first, second = joining.split_halves(texts, tuning, seed)
     facts = {
         **{key: members.facts[key] for key in ("victim", "victim_hash", "max_length", "dtype", "train_rows")},

@@ -39,9 +39,11 @@ class ADDMU(QueryDetector):
         score(x) = -2 (ln P of data + ln P of model)
 
     The numbers of neighbours and passes and the dropout rate are those of the paper's code. That code takes norms in
-    place of the variance, draws other neighbours for the model than for the data and masks more words of training
-    texts than of the texts scored. What is drawn depends on the seed and the text alone, and every forward is of
-    one text's neighbours alone, so that scores depend on nothing else. Equal neighbours are asked about once.
+    place of the variance, draws other neighbours for the model than for the data, masks more words of training texts
+    than of the texts scored, and has count / n for P, but 1e-16 where the count is 0: there one uncertainty beyond all
+    training texts outweighs two that are high, and here it weighs ln(n + 1) at most. What is drawn depends on the seed
+    and the text alone, and every forward is of one text's neighbours alone, so that scores depend on nothing else.
+    Equal neighbours are asked about once.
 
     Args:
         passes: Passes with dropout on.

@@ -150,6 +150,21 @@ class TuningRows:
     adversarial: tuple[str, ...]
     facts: dict[str, Any]
 
+    def unseen(self, seen: Keys) -> TuningRows:
+        """The same without the adversarial texts that were seen: on those that trained it a detector is too good.
+
+        Raises:
+            DataError: All were.
+        """
+        fresh = ~np.isin(text_keys(self.adversarial), seen)
+        if not fresh.any():
+            raise DataError(
+                f"all {len(self.adversarial)} adversarial texts to tune on have tuned or trained a member already.",
+                "Give another attack with --attacks, or none: then the shares are equal.",
+            )
+        left = tuple(text for text, new in zip(self.adversarial, fresh, strict=True) if new)
+        return TuningRows(self.originals, left, {**self.facts, "adversarial": len(left)})
+
 
 def tuning_rows(folder: Path, victim: Victim, seed: int) -> TuningRows:
     """The validation rows of an attack that a detector may be tuned or trained on.

@@ -147,6 +147,8 @@ class JointDecision:
     def thresholds(self, threshold: float) -> Floats:
         """Each detector's own threshold where the joint score's is `threshold`: (D,), flag when any score exceeds its.
 
+        They are exact to rounding: of a joint score that ties with `threshold` only that score decides.
+
         Raises:
             ConfigurationError: The method combines p-values and has no thresholds.
         """

@@ -33,10 +33,11 @@ class MLMD(OtherModelDetector[MaskedLanguageModel]):
 
         score(x) = mean over i and j of [label of x_ij differs from y]
 
-    which the paper compares with a threshold; 0 for a text without words. Departures: the paper masks tokens of the
-    masked LM and keeps the word itself among the k; here words are masked and the word itself is passed over, so every
-    text that is asked about is another one (`harness.text.refilling`). A text longer than the masked LM takes is cut
-    around each mask.
+    which the paper compares with a threshold; 0 for a text without words. Departures: the paper's code masks what
+    stands between spaces, keeps the word itself among the k and puts a blank where a proposal is no whole word; here
+    words are masked without the punctuation beside them, and only other whole words are proposed, so every text that
+    is asked about is another one (`harness.text.refilling`). A text longer than the masked LM takes is cut around each
+    mask.
 
     Args:
         masked_lm: A folder or a hub id; None for the `minilm-masked-lm` that `harness fetch` made.

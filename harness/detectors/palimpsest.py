@@ -53,8 +53,10 @@ class Palimpsest(QueryDetector):
         score(x) = sum of (signal - its mean) / its deviation, on clean training texts that trained neither
 
     Candidates of a word are its WordNet synonyms and, where it was never counted, the words one typing error away.
-    p(y|x) itself is not among the signals, so that a sure victim vetoes nothing. The victim is asked twice more: for
-    the states of the words, and about the restored text.
+    p(y|x) is no signal of its own, so that a sure victim does not veto what was restored; of a text in which no word
+    gives way, restored(x) is its logit all the same. The victim is asked twice more: for the states of the words, and
+    about the restored text. When the scales are set, a text's own words are taken off the counts for the probe, but not
+    for what restores, so none of its words is then restored as a misspelt one.
 
     Args:
         rows: Clean training texts: half train probe and reader, half set means and deviations.
@@ -122,7 +124,7 @@ class Palimpsest(QueryDetector):
         return self
 
     def score(self, outputs: VictimOutputs) -> Floats:
-        """Score n texts, about 0 for clean ones."""
+        """Score n texts, about 0 for clean ones that are like the training texts."""
         if "spread" not in self._arrays:
             raise NotFittedError("the detector 'palimpsest' is not fitted.", "Call fit, or load a fitted one.")
         signals = (self._signals(outputs) - self._arrays["center"]) / self._arrays["spread"]

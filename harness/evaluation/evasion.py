@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from harness.core.conformal import threshold_at_fpr
 from harness.core.errors import ConfigurationError, VictimError
+from harness.detectors.clean_texts import load_seen, text_keys
 from harness.detectors.fitting import load_detector
 from harness.detectors.scoring import score
-from harness.text.datasets import TextDataset, source_key
+from harness.text.datasets import TextDataset
 from harness.text.victims import Victim
 
 # Clean texts that place the threshold, at most: more hardly move it.
@@ -40,7 +41,7 @@ def scoring_function(folder: Path, victim: Victim) -> Callable[[Sequence[str]], 
 def evasion_threshold(
     folder: Path, victim: Victim, split: TextDataset, attacked: TextDataset, *, fpr: float, seed: int
 ) -> tuple[float, str]:
-    """The score that a given share of clean texts exceeds, from texts that are neither attacked nor trained on.
+    """The score that a given share of clean texts exceeds, from texts that are not attacked and that it has not seen.
 
     Args:
         folder: A fitted detector's folder.
@@ -54,21 +55,19 @@ def evasion_threshold(
         The threshold, and what rows say of the detector as a JSON object.
 
     Raises:
-        ConfigurationError: Too few texts are left for this rate.
+        ConfigurationError: Too few texts are left for this rate, or the detector does not say which it has seen.
     """
     _, facts = load_detector(folder)
-    taken = {source_key(text) for text in attacked.texts}
-    free = [i for i, text in enumerate(split.texts) if source_key(text) not in taken]
-    if (facts["dataset_hash"], facts["dataset_split"]) == (split.hash, split.split):
-        free = []  # it was fitted on them
-    rest = split.take(np.array(free, dtype=np.int64)) if free else None
+    taken = np.concatenate([text_keys(attacked.texts), load_seen(folder, facts)])
+    free = np.flatnonzero(~np.isin(text_keys(split.texts), taken))
+    rest = split.take(free) if len(free) else None
     clean = rest.sample(min(len(rest), CALIBRATION_TEXTS), seed) if rest else None
     scores = scoring_function(folder, victim)(clean.texts) if clean else np.zeros(0)
     threshold = threshold_at_fpr(scores, fpr) if len(scores) else np.inf
     if not np.isfinite(threshold):
         raise ConfigurationError(
             f"{len(scores)} clean texts are too few to place a threshold at a false-positive rate of {fpr}: "
-            f"it takes texts of {split.name!r} ({split.split}) that are not attacked.",
+            f"it takes texts of {split.name!r} ({split.split}) that are not attacked and that it has not seen.",
             "Attack fewer texts with --limit, or give the threshold with --evade-threshold.",
         )
     return float(threshold), evasion_facts(folder, float(threshold), fpr=fpr, texts=len(scores))

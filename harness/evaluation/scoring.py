@@ -261,7 +261,7 @@ def score_samples(
     costs: list[tuple[Cost, int]] = []
     untuned = dict(fitted.detector.arrays())
     for sample, other in zip(samples, tuning_samples, strict=True):
-        tuned_on = _tune(fitted, untuned, tuning, other)
+        tuned_on, tuned = _tune(fitted, untuned, tuning, other)
         clean, adversarial = sample.clean[:limit], sample.adversarial[:limit]
         rows, source = _calibration_rows(sample, halved=tuned_on is not None)
         sources = [keys[i] for i in (*clean, *adversarial)]
@@ -271,8 +271,8 @@ def score_samples(
                 f"it was fitted or tuned on {known} of the texts that are to be scored.",
                 "Tune it on the validation rows of a seed that is evaluated (--validation-fraction 0.3 keeps some).",
             )
-        # A text that occurs twice may be scored, or trained on, as well: it does not calibrate then.
-        taken = trained | set(sources)
+        # A text that occurs twice may be scored, trained or tuned on as well: it does not calibrate then.
+        taken = trained.union(sources, tuned)
         rows = np.array([i for i in rows if keys[i] not in taken and not seen[i]], dtype=np.int64)[:limit]
         failed = np.array([i for i in sample.test if attack.rows[i].result == "failure"], dtype=np.int64)[:limit]
         parts = [texts.original(clean), texts.perturbed(adversarial), texts.original(rows), texts.perturbed(failed)]
@@ -302,19 +302,25 @@ def score_samples(
     return found, texts.cost + own
 
 
-def _tune(fitted: FittedDetector, untuned: Arrays, tuning: TuningTexts, sample: Sample) -> dict[str, Any] | None:
-    """Tune or train a detector that needs it on the first half of the validation rows; the others calibrate."""
+def _tune(
+    fitted: FittedDetector, untuned: Arrays, tuning: TuningTexts, sample: Sample
+) -> tuple[dict[str, Any] | None, set[str]]:
+    """Tune or train a detector that needs it on the first half of the validation rows; the others calibrate.
+
+    Returns:
+        What rows say of it, and the sources of the texts.
+    """
     if fitted.seen is not None:
-        return fitted.tuned_on
+        return fitted.tuned_on, set()
     need = fitted.detector.info.adversarial_texts
     if need == "none":
-        return None
+        return None, set()
     rows = sample.validation[: (len(sample.validation) + 1) // 2]
     wins = np.array([i for i in rows if tuning.attack.rows[i].result == "success"], dtype=np.int64)
     if not len(wins):
         if need == "tunes":
             fitted.detector.restore(untuned)  # another sample may have tuned it
-            return None
+            return None, set()
         raise DataError(
             f"the detector {fitted.detector.info.name!r} trains on adversarial texts of validation rows, and there "
             "are none.",
@@ -322,7 +328,8 @@ def _tune(fitted: FittedDetector, untuned: Arrays, tuning: TuningTexts, sample: 
         )
     positions = np.concatenate([tuning.texts.original(rows), tuning.texts.perturbed(wins)])
     fitted.detector.fit_adversarial(tuning.texts.outputs.take(positions), np.arange(len(positions)) >= len(rows))
-    return {"recipe": tuning.attack.recipe, "clean": len(rows), "adversarial": len(wins)}
+    facts = {"recipe": tuning.attack.recipe, "clean": len(rows), "adversarial": len(wins)}
+    return facts, {source_key(tuning.attack.rows[i].original_text) for i in rows}
 
 
 def _calibration_rows(sample: Sample, *, halved: bool) -> tuple[Rows, str | None]:

@@ -116,7 +116,9 @@ def _ranks(cells: Sequence[FilledCell]) -> CriticalDifference | None:
     names = _ranked(cells)
     if len(names) < 3 or len(cells) < 2:
         return None
-    return critical_difference(names, np.array([[_aucs(cell)[name] for name in names] for cell in cells]))
+    # Means of equal figures may differ in the last bit, which is no rank.
+    aucs = np.array([[round(_aucs(cell)[name], 6) for name in names] for cell in cells])
+    return critical_difference(names, aucs)
 
 
 def _table(title: str, cells: Sequence[FilledCell], ranks: CriticalDifference | None) -> str:

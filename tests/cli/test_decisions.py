@@ -164,7 +164,13 @@ def test_what_cannot_calibrate_is_told_before_anything_is_made(
 
 
 def test_a_detector_that_trains_on_attacks(
-    fit: Callable[..., int], main: Main, data: Path, attack: Path, tmp_path: Path, capsys: Captured
+    fit: Callable[..., int],
+    main: Main,
+    data: Path,
+    attack: Path,
+    members: list[Path],
+    tmp_path: Path,
+    capsys: Captured,
 ) -> None:
     assert fit(detector="wdr") == 2
     assert "'wdr' trains on adversarial texts" in capsys.readouterr().err
@@ -180,6 +186,11 @@ def test_a_detector_that_trains_on_attacks(
     assert held.facts["left_out"] >= 18
     assert main("detect", "score", tmp_path / "out", data / "clean.txt", "--out", tmp_path / "s.csv") == 0
     assert capsys.readouterr().err.count("flagged") >= 1
+    # On what tuned it, it would be too good for the weight it gets beside others.
+    joined = ["detect", "joint", members[0], tmp_path / "out", "--calibration", data / "clean.txt"]
+    assert main(*joined, "--attacks", attack, "--out", tmp_path / "joint") == 2
+    assert "adversarial texts to tune on have tuned or trained a member already" in capsys.readouterr().err
+    assert main(*joined, "--out", tmp_path / "joint") == 0
 
 
 def test_a_damaged_calibration_is_told(

@@ -15,7 +15,7 @@ from scipy import stats
 
 from harness.core.conformal import threshold_at_fpr
 from harness.core.errors import ConfigurationError, DataError, NotFittedError, VictimError
-from harness.detectors.clean_texts import CleanTexts, TuningRows, save_seen
+from harness.detectors.clean_texts import CleanTexts, TuningRows, save_seen, text_keys
 from harness.detectors.fitting import build_detector, fit_detectors, load_detector, save_detector
 from harness.detectors.joining import join, load_members, member_scores, split_halves
 from harness.detectors.joint import METHODS, JointDecision, compare_methods
@@ -328,3 +328,13 @@ def test_halves_share_no_text(drawn: bool) -> None:
         assert first[:5] != texts[:5]
     with pytest.raises(DataError, match="too few to tune"):
         split_halves(CleanTexts("toy", "", ("one", "two")), None, 0)
+
+
+def test_adversarial_texts_that_a_member_has_seen_do_not_tune() -> None:
+    rows = TuningRows(("one", "two"), ("on", "to"), {"recipe": "x", "adversarial": 2})
+    left = rows.unseen(text_keys(["to", "one", "three"]))
+    assert left.originals == rows.originals  # they tune nothing, and never calibrate
+    assert left.adversarial == ("on",)
+    assert left.facts == {"recipe": "x", "adversarial": 1}
+    with pytest.raises(DataError, match="all 2 adversarial texts to tune on have tuned or trained a member"):
+        rows.unseen(text_keys(["to", "on"]))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from harness.core.errors import ConfigurationError, VictimError
+from harness.detectors.clean_texts import save_seen
 from harness.detectors.fitting import build_detector, fit_detectors, load_detector, save_detector
 from harness.detectors.scoring import score
 from harness.evaluation.evasion import evasion_facts, evasion_threshold, scoring_function
@@ -23,12 +24,14 @@ def texts_of(words: list[str], rows: int, seed: int, split: str) -> TextDataset:
 
 @pytest.fixture(scope="module")
 def folder(tiny_victim: Victim, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fitted detector."""
+    """A fitted detector that was tuned on ten texts of another split."""
     train = texts_of(words, 300, 1, "train")
     detector = build_detector("mle", tiny_victim, {})
     fit_detectors([detector], tiny_victim, train)
     place = tmp_path_factory.mktemp("detector")
+    tuned = texts_of(words, 60, 2, "test").texts[:10]
     facts = {
+        "seen_sha256": save_seen(place, train.texts, tuned),
         "victim": tiny_victim.name,
         "victim_hash": tiny_victim.hash,
         "max_length": tiny_victim.max_length,
@@ -58,7 +61,8 @@ def test_the_threshold_lets_pass_what_was_promised(
     split = texts_of(words, 600, 2, "test")
     attacked = split.take(range(50))
     threshold, facts = evasion_threshold(folder, tiny_victim, split, attacked, fpr=rate, seed=0)
-    keys = {source_key(text) for text in attacked.texts}
+    tuned = texts_of(words, 60, 2, "test").texts[:10]
+    keys = {source_key(text) for text in (*attacked.texts, *tuned)}
     rest = [text for text in split.texts if source_key(text) not in keys]
     above = (scoring_function(folder, tiny_victim)(rest) > threshold).mean()
     assert rate - 0.01 <= above <= rate  # the threshold's own texts
@@ -69,16 +73,20 @@ def test_the_threshold_lets_pass_what_was_promised(
     assert (told["threshold"], told["fpr"], told["calibration_texts"]) == (threshold, rate, len(rest))
 
 
-def test_attacked_and_fitted_texts_do_not_place_it(folder: Path, tiny_victim: Victim, words: list[str]) -> None:
+def test_attacked_and_seen_texts_do_not_place_it(folder: Path, tiny_victim: Victim, words: list[str]) -> None:
     split = texts_of(words, 60, 2, "test")
     with pytest.raises(ConfigurationError, match="0 clean texts are too few"):
         evasion_threshold(folder, tiny_victim, split, split, fpr=0.1, seed=0)
     with pytest.raises(ConfigurationError, match="5 clean texts are too few"):
-        evasion_threshold(folder, tiny_victim, split, split.take(range(55)), fpr=0.1, seed=0)
+        evasion_threshold(folder, tiny_victim, split, split.take(range(10, 55)), fpr=0.1, seed=0)
     train = texts_of(words, 300, 1, "train")
     with pytest.raises(ConfigurationError, match="0 clean texts are too few") as found:
         evasion_threshold(folder, tiny_victim, train, train.take([0]), fpr=0.1, seed=0)
     assert "--evade-threshold" in found.value.hint
+    # The train split under another name, with texts of its own: only those are new.
+    known = TextDataset("other", "test", [*train.texts, *split.texts], *[np.arange(360)] * 2, None, {})
+    with pytest.raises(ConfigurationError, match=f"{len(set(split.texts[10:]))} clean texts are too few"):
+        evasion_threshold(folder, tiny_victim, known, train.take([0]), fpr=0.01, seed=0)
 
 
 def test_a_detector_of_another_victim_is_refused(folder: Path, tiny_victim_folder: Any) -> None:

@@ -232,6 +232,20 @@ def test_a_detector_tunes_on_half_of_the_validation_rows_and_calibrates_on_the_o
         assert msp["protocol"]["detector"]["tuned_on"] is None
 
 
+def test_a_text_that_tunes_does_not_calibrate(folders, tmp_path):
+    order = np.random.RandomState(0).permutation(400)
+    half = 60
+    again = dict(zip(order[half : half + 7], order[:7], strict=True))  # seven texts of the first half, in both
+
+    def change(rows):
+        return [
+            dataclasses.replace(row, original_text=rows[again.get(i, i)].original_text) for i, row in enumerate(rows)
+        ]
+
+    outcome = run_evaluation(request(folders[2]("repeated", change=change), "msp", "fgws"), tmp_path / "out")
+    assert [row["n_calibration"] for row in outcome.rows] == [2 * half, half - 7]
+
+
 def test_every_row_says_what_its_own_seed_tuned(attacked, tmp_path, monkeypatch):
     def tune(self, outputs, adversarial):
         self._arrays["delta"] = np.array([float(adversarial.sum())])  # another one for each seed

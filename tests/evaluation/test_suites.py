@@ -235,16 +235,12 @@ def test_a_step_that_fails_is_marked_and_the_others_go_on(tiny, main, capfd, mon
     assert len(list((board / "results" / "detection").iterdir())) == 6
 
 
-def test_a_report_has_means_by_attack_and_the_signed_rank_test(tmp_path):
-    aucs = {
-        "palimpsest": [0.9, 0.8, 0.95, 0.85, 0.93, 0.81],
-        "msp": [0.7, 0.82, 0.75, 0.88, 0.72, 0.83],
-        "rde": [0.6, 0.61, 0.62, 0.63, 0.64, 0.65],
-    }
+def filled(aucs, folder):
+    """Finished cells, of two attack families in turn, of detectors with these AUCs."""
     cells = []
-    for number in range(6):
+    for number in range(len(next(iter(aucs.values())))):
         about = {"dataset": f"d{number // 2}", "family": ("pwws", "bae")[number % 2]}
-        step = Step("cell", f"c{number}", (), tmp_path, {**about, "scenario": "s1", "goal": "reg", "group": "all"})
+        step = Step("cell", f"c{number}", (), folder, {**about, "scenario": "s1", "goal": "reg", "group": "all"})
         means = {
             name: {
                 "metrics": {"auc": {"value": values[number]}},
@@ -255,7 +251,24 @@ def test_a_report_has_means_by_attack_and_the_signed_rank_test(tmp_path):
             for name, values in aucs.items()
         }
         cells.append(FilledCell(step, [{"detector": "rde", "n_adversarial": 9, "n_clean": 9}], means, {}))
-    report = write_report(tmp_path, cells, {})
+    return cells
+
+
+def test_equal_means_share_a_rank_though_their_last_bits_differ(tmp_path):
+    aucs = {"rde": [0.6, 0.7], "msp": [0.6 + 1e-16, 0.7 + 1e-16], "knn": [0.5, 0.8]}
+    assert all(a > b for a, b in zip(aucs["msp"], aucs["rde"], strict=True))
+    write_report(tmp_path, filled(aucs, tmp_path), {})
+    (kind,) = json.loads((tmp_path / "summary.json").read_text())["kinds"]
+    assert kind["average_ranks"] == {"rde": 2.0, "msp": 2.0, "knn": 2.0}
+
+
+def test_a_report_has_means_by_attack_and_the_signed_rank_test(tmp_path):
+    aucs = {
+        "palimpsest": [0.9, 0.8, 0.95, 0.85, 0.93, 0.81],
+        "msp": [0.7, 0.82, 0.75, 0.88, 0.72, 0.83],
+        "rde": [0.6, 0.61, 0.62, 0.63, 0.64, 0.65],
+    }
+    report = write_report(tmp_path, filled(aucs, tmp_path), {})
     told = (tmp_path / "tables.md").read_text().partition("By attack")[2].splitlines()
     assert "| detector | pwws | bae | p against rde | p against msp |" in told
     # Two are above RDE in all six cells, p = 2 / 2^6, times three tests. Against MSP the three losses have the least
