@@ -70,7 +70,7 @@ check-leaderboard: setup
 bench: setup
     {{ python }} benchmarks/rde_fit.py
 
-# Measure what each detector adds to a forward, beside its fit and, with `--attacks DIR`, its AUC.
+# Measure what each detector adds to a forward and takes to fit, then cost and AUC of all in one table; half an hour.
 bench-detect *arguments: setup
     {{ python }} benchmarks/detector_cost.py {{ arguments }}
 

@@ -23,7 +23,7 @@ def console() -> Console:
     """Standard output; wide enough for a table when it is no terminal."""
     found = Console(highlight=False, soft_wrap=False)
     if not found.is_terminal:
-        found = Console(highlight=False, width=140)
+        found = Console(highlight=False, width=180)
     return found
 
 

@@ -258,7 +258,8 @@ def _notes(result: AttackResult, settings: EvaluationSettings) -> list[str]:
         notes.append("clean texts of pairs are no random draw: a held-out threshold promises nothing about them.")
     limited = [detector.title for detector in result.detectors if detector.limited]
     if limited:
-        notes.append(f"only the first {settings.dear_texts} texts of each class: {', '.join(limited)}.")
+        who = "all detectors" if settings.same_texts else ", ".join(limited)
+        notes.append(f"scored on at most the first {settings.dear_texts} texts of each class: {who}.")
     silent = [d.title for d in result.detectors if d.words is None and d.seeds[0].words is not None]
     if silent:
         notes.append(f"no text has both words that were put in and others, to score words on: {', '.join(silent)}.")
