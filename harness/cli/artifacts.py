@@ -23,7 +23,7 @@ def fetch(
         str | None, typer.Option("--dataset", help="For what learns from texts: a dataset's name, or a path.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="For what learns from texts: how many of them.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For what is made here: seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=options.LARGEST_SEED, help="Seed of what is made here.")] = 0,
     again: Annotated[bool, typer.Option("--again", help="Fetch or make it also where it is here.")] = False,
 ) -> None:
     """Bring artifacts to the cache or to a folder: downloads are resumed, checked and unpacked safely."""

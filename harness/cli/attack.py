@@ -96,6 +96,7 @@ def run(
     used = set_threads(threads, workers)
     whole = load_dataset(dataset, split, text_column=text_column, label_column=label_column)
     model = plan.load_victim()
+    whole = model.with_own_labels(whole)
     model.check_labels(whole.labels, whole.name)
     texts = whole.sample(limit, seed)
     check_texts(texts)

@@ -65,7 +65,7 @@ def verify(
 def stats(
     first: Annotated[Path, typer.Argument(metavar="A", help="A run folder with rows, or a file of rows.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="The one to compare it with.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=options.LARGEST_SEED, help="Seed of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare two sets: rates, what both did to the same texts, and which settings differ."""

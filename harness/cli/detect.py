@@ -66,15 +66,15 @@ def fit(
     confidence: Confidence = None,
 ) -> None:
     """Fit a detector on what a victim says of clean training texts, and calibrate it on clean texts it has not seen."""
+    import numpy as np
+
     from harness.core.errors import ConfigurationError
     from harness.core.runs import Run
     from harness.detectors.clean_texts import (
-        SEEN_FILE,
         check_needs_no_attacks,
         check_takes_attacks,
         load_clean_texts,
         save_seen,
-        text_keys,
         tune_detector,
         tuning_rows,
     )
@@ -90,6 +90,7 @@ def fit(
     )
     from harness.detectors.specs import canonical_spec, parse_spec
     from harness.text.datasets import load_dataset
+    from harness.text.seen_texts import SEEN_FILE, text_keys
     from harness.text.sources import dataset_id, victim_pointer
     from harness.text.victims import Victim
 
@@ -97,14 +98,16 @@ def fit(
     if calibration is None and any(x is not None for x in (calibration_split, calibration_limit, fpr, confidence)):
         raise ConfigurationError("a false-positive rate is promised on clean texts.", "Name them with --calibration.")
     check_promise(_FPR if fpr is None else fpr, confidence)
-    whole = load_dataset(dataset, split, text_column=text_column, label_column=label_column)
+    columns = {"text_column": text_column, "label_column": label_column}
+    whole = load_dataset(dataset, split, **columns)
+    model = Victim.load(victim, max_length=max_length, dtype=dtype)
+    whole = model.with_own_labels(whole)
     texts = whole.sample(limit, seed)
     clean = None
     if calibration is not None:
-        columns = {"text_column": text_column, "label_column": label_column}
         clean = load_clean_texts(calibration, split=calibration_split, seed=seed, **columns)
-        clean.unseen(text_keys(whole.texts), calibration_limit, seed)  # training data is told before the fit
-    model = Victim.load(victim, max_length=max_length, dtype=dtype)
+        # Training data is told before the fit.
+        clean.unseen(np.concatenate([text_keys(whole.texts), model.seen]), calibration_limit, seed)
     built = build_detector(name, model, {"layer": options.layer(layer), "components": components, **own}, seed)
     if attacks is None:
         check_needs_no_attacks(built)
@@ -142,11 +145,14 @@ def fit(
             if tuning is not None:
                 tune_detector(built, model, tuning)
             tuned = (*tuning.originals, *tuning.adversarial) if tuning else ()
-            seen = save_seen(out, whole.texts, tuned)
+            seen = save_seen(out, whole.texts, tuned, model.seen)
             pointers = {"victim_source": victim_pointer(victim), "seen_sha256": seen, **dataset_id(texts)}
             save_detector(out, built, {**facts, **pointers})
-            outputs = [DETECTOR_FILE, STATE_FILE, SEEN_FILE]
-            run.finish(outputs, seeds=[seed], device_seconds=round(model.device_seconds, 3))
+            run.finish(
+                [DETECTOR_FILE, STATE_FILE, SEEN_FILE],
+                seeds=[seed],
+                device_seconds=round(model.device_seconds, 3),
+            )
     typer.echo(f"detector {built.info.title}, fitted on {len(texts)} texts of {texts.name}: {out}")
     if clean is not None:
         _calibrate(out, model, clean, calibration_limit, seed, fpr, confidence)
@@ -219,11 +225,12 @@ def joint(
     from harness.core.errors import ConfigurationError
     from harness.core.runs import Run
     from harness.detectors import joining
-    from harness.detectors.clean_texts import SEEN_FILE, load_clean_texts, save_seen, tuning_rows
+    from harness.detectors.clean_texts import load_clean_texts, save_seen, tuning_rows
     from harness.detectors.decisions import calibrate as calibrated
     from harness.detectors.decisions import check_promise, save_calibration
     from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE, save_detector
     from harness.detectors.pairing import check_facts
+    from harness.text.seen_texts import SEEN_FILE
 
     rate = _FPR if fpr is None else fpr
     check_promise(rate, confidence)
@@ -251,7 +258,7 @@ def joint(
     with Run(out, "detect joint", config) as run:
         detector = joining.join(members, model, first, tuning, method=method, fpr=rate)
         tuned = (*tuning.originals, *tuning.adversarial) if tuning else ()
-        seen = save_seen(out, first, tuned, known=members.seen)
+        seen = save_seen(out, first, tuned, *members.seen)
         pointers = {"victim_source": members.facts["victim_source"], "seen_sha256": seen}
         pointers |= {key: members.facts[key] for key in ("dataset_id",) if key in members.facts}
         save_detector(out, detector, {**facts, **pointers})
@@ -342,4 +349,6 @@ def _say(calibration: Calibration, title: str) -> None:
     left_out = calibration.facts["left_out"]
     also = f" ({left_out} more left out: seen in training)" if left_out else ""
     typer.echo(f"calibrated on {len(calibration.scores)} clean texts of {title}{also}.")
+    if repeats := calibration.facts.get("repeats"):
+        typer.echo(f"note: {repeats} of them are repeats; the promise takes all for independent draws.")
     typer.echo(("" if calibration.can_flag else "note: ") + calibration.promise())

@@ -60,7 +60,7 @@ def detect(
     layer: options.Layer = None,
     components: Annotated[int | None, typer.Option(min=1, help="Dimensions RDE keeps.")] = None,
     replicates: Annotated[int, typer.Option(min=1, help="Bootstrap replicates.")] = 1000,
-    fit_seed: Annotated[int, typer.Option(min=0, help="Seed of the detectors' fits.")] = 0,
+    fit_seed: Annotated[int, typer.Option(min=0, max=options.LARGEST_SEED, help="Seed of the detectors' fits.")] = 0,
     dear_texts: Annotated[
         int, typer.Option(min=2, help="Texts of each class that a detector of over ten forwards scores.")
     ] = 100,

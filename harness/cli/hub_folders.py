@@ -15,10 +15,10 @@ def detector_folder(named: str | Path) -> Path:
 
     if not is_hub_spec(str(named)):
         return Path(named)
-    from harness.detectors.clean_texts import SEEN_FILE
     from harness.detectors.decisions import CALIBRATION_FILE, CALIBRATION_SCORES
     from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE
     from harness.hub.fetching import fetch
+    from harness.text.seen_texts import SEEN_FILE
 
     needed = (DETECTOR_FILE, STATE_FILE)
     return fetch(str(named), "model", [*needed, SEEN_FILE, CALIBRATION_FILE, CALIBRATION_SCORES], required=needed)

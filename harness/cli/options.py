@@ -28,7 +28,8 @@ Dataset = Annotated[
 VictimSpec = Annotated[str, typer.Option("--victim", help="A hub id, a folder, or `embedded` (trained on first use).")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the texts, where it is not `text`.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels, where it is not `label`.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
+LARGEST_SEED = 2**32 - 1  # NumPy and scikit-learn take seeds of 32 bits
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of every random choice.")]
 Out = Annotated[Path, typer.Option("--out", help="The run folder to make, or to resume.")]
 Dtype = Annotated[str, typer.Option(help="fp32, or bf16 where the hardware has it.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens a text may have; by default what the victim takes.")]

@@ -1,37 +1,33 @@
 """Clean texts that neither victim nor detector has seen, and the validation rows of an attack.
 
-A promise on the false-positive rate holds for texts that were used for nothing else. A fitted detector keeps what it
-has seen as hashes, so that calibration can leave those texts out wherever it is done.
+A fitted detector keeps what it and its victim have seen as hashes, so that calibration can leave those texts out
+wherever it is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.core.errors import ConfigurationError, DataError, VictimError
-from harness.core.files import atomic_writer, hash_file, hash_strings
+from harness.core.files import hash_file, hash_strings
 from harness.core.runs import known_config, read_run
-from harness.core.tensors import read_arrays
 from harness.detectors.base import Detector
 from harness.text.adversarial import ROWS_FILE, AdversarialRow, read_rows
 from harness.text.columns import TEXT_COLUMNS, check_texts
-from harness.text.datasets import DATASETS, load_dataset, source_key
+from harness.text.datasets import DATASETS, load_dataset
 from harness.text.local_files import READERS, read_file
 from harness.text.reading import read_texts
+from harness.text.seen_texts import SEEN_FILE, Keys, read_seen, text_keys, write_seen
 from harness.text.victims import Victim
 
 # The share of an attack's rows that the protocol sets aside first (Yoo et al., Findings of ACL 2022).
 VALIDATION_SHARE = 0.3
-SEEN_FILE = "seen.safetensors"
-
-Keys = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +67,8 @@ class CleanTexts:
         fresh = ~np.isin(text_keys(self.texts), seen)
         if not fresh.any():
             raise DataError(
-                f"all {len(self.texts)} calibration texts of {self.title} are training texts of the detector.",
+                f"all {len(self.texts)} calibration texts of {self.title} are training texts of the detector or its "
+                "victim.",
                 "Calibrate on clean texts that neither victim nor detector has seen, such as another split or "
                 "the run folder of an attack.",
             )
@@ -231,28 +228,17 @@ def check_needs_no_attacks(detector: Detector) -> None:
         )
 
 
-def text_keys(texts: Iterable[str]) -> Keys:
-    """(n,) uint64, the first 8 bytes of each text's `source_key`: enough to tell texts apart."""
-    return np.array([int(source_key(text)[:16], 16) for text in texts], dtype=np.uint64)
-
-
-def save_seen(folder: Path, *texts: Sequence[str], known: Sequence[Keys] = ()) -> str:
+def save_seen(folder: Path, *parts: Sequence[str] | Keys) -> str:
     """Keep which texts a detector and its victim have seen, beside the detector.
 
     Args:
         folder: The detector's folder.
-        *texts: Sets of texts: the whole training split, texts it was tuned on.
-        known: Keys kept by others.
+        *parts: Texts (the whole training split, those it was tuned on), and keys kept by others.
 
     Returns:
         The file's hash, for the detector's facts (`seen_sha256`).
     """
-    from safetensors.numpy import save
-
-    keys = np.unique(np.concatenate([np.zeros(0, np.uint64), *known, *(text_keys(part) for part in texts)]))
-    with atomic_writer(folder / SEEN_FILE) as handle:
-        handle.write(save({"keys": keys}))
-    return hash_file(folder / SEEN_FILE)
+    return write_seen(folder / SEEN_FILE, *parts)
 
 
 def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
@@ -263,7 +249,7 @@ def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
         facts: Its facts.
 
     Raises:
-        ConfigurationError: The detector keeps none: it was fitted by an earlier version.
+        ConfigurationError: The detector keeps none, or an earlier version's: it was fitted by one.
         DataError: The file is missing or damaged.
     """
     if "seen_sha256" not in facts:
@@ -274,10 +260,7 @@ def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
     path = folder / SEEN_FILE
     if not path.is_file() or hash_file(path) != facts["seen_sha256"]:
         raise DataError(f"{path} is missing or damaged.", "Fit the detector again.")
-    keys = read_arrays(path).get("keys")
-    if keys is None or keys.dtype != np.uint64 or keys.ndim != 1:
-        raise DataError(f"{path} is damaged: it holds no keys of texts.", "Fit the detector again.")
-    return keys
+    return read_seen(path)
 
 
 def _refuse_split(split: str | None, source: str, kind: str) -> None:

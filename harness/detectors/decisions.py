@@ -21,10 +21,11 @@ from harness.core.files import atomic_writer, hash_file, read_json, write_json
 from harness.core.runs import versions
 from harness.core.tensors import read_arrays
 from harness.detectors.base import Detector, Floats
-from harness.detectors.clean_texts import SEEN_FILE, CleanTexts
+from harness.detectors.clean_texts import CleanTexts
 from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE
 from harness.detectors.scoring import score_with_cost
 from harness.text.reading import read_texts
+from harness.text.seen_texts import SEEN_FILE, text_keys
 from harness.text.victims import Victim
 
 CALIBRATION_FILE, CALIBRATION_SCORES = "calibration.json", "calibration.safetensors"
@@ -145,6 +146,7 @@ def calibrate(
         "texts_hash": texts.hash,
         "texts": len(texts.texts),
         "left_out": texts.left_out,
+        "repeats": len(texts.texts) - len(np.unique(text_keys(texts.texts))),
         "truncated": truncated,
     }
     return Calibration(np.sort(scores), fpr, confidence, facts)

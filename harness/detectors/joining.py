@@ -15,16 +15,15 @@ from harness.detectors.base import Detector, Floats
 from harness.detectors.clean_texts import (
     VALIDATION_SHARE,
     CleanTexts,
-    Keys,
     TuningRows,
     load_seen,
-    text_keys,
 )
 from harness.detectors.decisions import score_texts
 from harness.detectors.fitting import DETECTOR_FILE, load_detector
 from harness.detectors.joint import compare_methods
 from harness.detectors.joint_detector import JointDetector
 from harness.text.adversarial import read_rows
+from harness.text.seen_texts import Keys, text_keys
 from harness.text.victims import Victim
 
 _READING = ("victim_hash", "max_length", "dtype")

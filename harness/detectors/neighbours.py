@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.core.errors import DataError
+from harness.core.errors import ConfigurationError, DataError
 from harness.detectors.base import Arrays, Floats, Labels
 from harness.detectors.layered import LayeredDetector, check_count
 from harness.detectors.states import Array, Layout, bad_state
@@ -44,7 +44,12 @@ class NeighbourDetector(LayeredDetector):
     def __init__(self, layer: int | str, k: int, rows: int) -> None:
         super().__init__(layer)
         check_count(self.info.title, "k", k, self.smallest_k)
-        check_count(self.info.title, "rows", rows, k + 1)
+        check_count(self.info.title, "rows", rows, 1)
+        if rows <= k:
+            raise ConfigurationError(
+                f"{self.info.title} compares with {k} neighbours, so rows={rows} are too few.",
+                "Give it more rows, or a smaller k.",
+            )
         self.k = k
         self.rows = rows
 

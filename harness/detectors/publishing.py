@@ -22,12 +22,13 @@ from harness.core.loading import is_hub_id
 from harness.core.runs import read_run
 from harness.core.staging import empty_folder
 from harness.detectors.base import Arrays, Detector
-from harness.detectors.clean_texts import SEEN_FILE, load_seen
+from harness.detectors.clean_texts import load_seen
 from harness.detectors.decisions import CALIBRATION_FILE, CALIBRATION_SCORES, Calibration, load_calibration
 from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE, load_detector
 from harness.detectors.joint_detector import JointDetector
 from harness.detectors.other_model import OtherModelDetector
 from harness.detectors.pairing import check_facts
+from harness.text.seen_texts import SEEN_FILE, write_seen
 from harness.text.victims import VICTIMS
 
 CARD = "README.md"
@@ -40,7 +41,7 @@ _FACTS = (
 )
 _CALIBRATION = (
     *("format", "fpr", "confidence", "threshold", "scores_sha256", "versions"),
-    *("dataset", "split", "texts_hash", "texts", "left_out", "truncated"),
+    *("dataset", "split", "texts_hash", "texts", "left_out", "repeats", "truncated"),
 )
 
 
@@ -98,7 +99,7 @@ def _write(found: _Fitted, staging: Path) -> None:
     facts["versions"] = _public(facts.get("versions"))
     facts["state_sha256"] = _save(staging / STATE_FILE, found.detector.arrays())
     if found.seen is not None:
-        facts["seen_sha256"] = _save(staging / SEEN_FILE, {"keys": found.seen})
+        facts["seen_sha256"] = write_seen(staging / SEEN_FILE, found.seen)
     write_json(staging / DETECTOR_FILE, facts)
     if found.calibration is not None:
         told = {key: found.calibration.facts[key] for key in _CALIBRATION if key in found.calibration.facts}

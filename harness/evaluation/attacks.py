@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.core.errors import ConfigurationError, DataError, VictimError
 from harness.core.files import hash_file
 from harness.core.runs import read_run
 from harness.text.adversarial import ROWS_FILE, AdversarialRow, read_rows
 from harness.text.datasets import TextDataset, source_key
+from harness.text.seen_texts import text_keys
 from harness.text.sources import load_from_pointer
 from harness.text.verification import reanswered
 from harness.text.victims import Victim
@@ -126,7 +129,7 @@ def load_attack(
             f"{folder} does not say which dataset was attacked, or where it is.",
             "Pass --dataset, whose train split the detectors are fitted on.",
         )
-    train = load_from_pointer(pointer, "train") if pointer is not None else None
+    train = model.with_own_labels(load_from_pointer(pointer, "train")) if pointer is not None else None
     if train is not None:
         seen = {source_key(text) for text in train.texts}
         leaked = sum(source_key(row.original_text) in seen for row in rows)
@@ -135,7 +138,32 @@ def load_attack(
                 f"{leaked} of the {len(rows)} attacked texts of {folder} are training texts of {train.name!r}.",
                 "Attack a split that victim and detectors were not trained on.",
             )
+    if dataset is not None and "dataset" in sources:
+        _check_same_dataset(folder, rows, dataset)
+    known = int(np.isin(text_keys([row.original_text for row in rows]), model.seen).sum())
+    if known > _LARGEST_LEAK * len(rows):
+        raise DataError(
+            f"{known} of the {len(rows)} attacked texts of {folder} are training texts of the victim {model.name!r}.",
+            "Attack a split that victim and detectors were not trained on.",
+        )
     return EvaluatedAttack(Path(folder), rows, hash_file(Path(folder) / ROWS_FILE), model, train, asked_again)
+
+
+def _check_same_dataset(folder: Path, rows: list[AdversarialRow], pointer: dict[str, Any]) -> None:
+    """Refuse to fit detectors on another dataset than the attacked one, which rows would not say.
+
+    A folder that has moved or has another name is the same dataset: attacked texts are there.
+    """
+    try:
+        split = load_from_pointer(pointer, rows[0].split)
+    except DataError:  # it has no such split; a train split may be all that is at hand
+        return
+    if not np.isin(text_keys([row.original_text for row in rows]), text_keys(split.texts)).any():
+        raise ConfigurationError(
+            f"no text that was attacked in {folder} ({rows[0].dataset!r}) is in the split {split.split!r} of "
+            f"{split.name!r}.",
+            "Leave out --dataset, or give the dataset that was attacked.",
+        )
 
 
 def _as_answered(

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from harness.core.conformal import threshold_at_fpr
 from harness.core.errors import ConfigurationError, VictimError
-from harness.detectors.clean_texts import load_seen, text_keys
+from harness.detectors.clean_texts import load_seen
 from harness.detectors.fitting import load_detector
 from harness.detectors.scoring import score
 from harness.text.datasets import TextDataset
+from harness.text.seen_texts import text_keys
 from harness.text.victims import Victim
 
 # Clean texts that place the threshold, at most: more hardly move it.

@@ -10,15 +10,18 @@ from harness.core.pictures import COLOURS, new_figure, save_figure
 from harness.evaluation.detection import AttackResult
 from harness.evaluation.metrics import roc_points
 
+_DASHES = ("-", "--", "-.", ":")
+
 
 def draw_roc(result: AttackResult, path: Path) -> None:
     """Draw the ROC curves of all detectors on the first seed's sample."""
     figure, axes = new_figure(1)
-    for detector, colour in zip(result.detectors, _cycle(len(result.detectors)), strict=True):
+    for number, detector in enumerate(result.detectors):
         seed = detector.seeds[0]
         fpr, tpr = roc_points(seed.scores, seed.adversarial)
         auc = detector.rows[0]["metrics"]["auc"]["value"]
-        axes[0].plot(fpr, tpr, drawstyle="steps-post", color=colour, label=f"{detector.title}  AUC {100 * auc:.1f}")
+        # Straight from threshold to threshold: under the slope over tied scores they count half, as in the AUC.
+        axes[0].plot(fpr, tpr, **_style(number), label=f"{detector.title}  AUC {100 * auc:.1f}")
     axes[0].plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
     axes[0].axvline(0.1, color="0.6", linewidth=0.8, linestyle=":")
     axes[0].set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
@@ -62,5 +65,9 @@ def _title(result: AttackResult) -> str:
     )
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def _style(number: int) -> dict[str, str]:
+    """The look of a curve, another one for each of some dozens."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": _DASHES[number // len(COLOURS) % len(_DASHES)],
+    }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from harness.core.errors import ConfigurationError, DataError, HarnessError, VictimError
 from harness.core.scores import Cost
 from harness.detectors.base import Arrays, Detector, Floats
-from harness.detectors.clean_texts import load_seen, text_keys
+from harness.detectors.clean_texts import load_seen
 from harness.detectors.fitting import build_detector, corpus_facts, fit_detectors, load_detector
 from harness.detectors.joint_detector import JOINT
 from harness.detectors.scoring import score_with_cost
@@ -23,6 +23,7 @@ from harness.evaluation.attacks import EvaluatedAttack
 from harness.evaluation.sampling import Sample
 from harness.evaluation.texts import AttackTexts, Rows
 from harness.text.datasets import source_key
+from harness.text.seen_texts import text_keys
 
 # A detector that runs the victim more often than this on a text is dear: it scores the first texts of a sample only.
 DEAR_FORWARDS = 10
@@ -254,9 +255,7 @@ def score_samples(
     """
     keys = [source_key(row.original_text) for row in attack.rows]
     trained = set() if attack.train is None else {source_key(text) for text in attack.train.texts}
-    seen = np.zeros(len(keys), dtype=np.bool_)
-    if fitted.seen is not None:
-        seen = np.isin(text_keys([row.original_text for row in attack.rows]), fitted.seen)
+    seen, tuned_before = _seen(attack, fitted)
     found: list[SeedScores] = []
     costs: list[tuple[Cost, int]] = []
     untuned = dict(fitted.detector.arrays())
@@ -265,8 +264,7 @@ def score_samples(
         clean, adversarial = sample.clean[:limit], sample.adversarial[:limit]
         rows, source = _calibration_rows(sample, halved=tuned_on is not None)
         sources = [keys[i] for i in (*clean, *adversarial)]
-        # A few texts of published test splits are training texts too, which `load_attack` bounds.
-        if known := len({keys[i] for i in (*clean, *adversarial) if seen[i] and keys[i] not in trained}):
+        if known := len({keys[i] for i in (*clean, *adversarial) if tuned_before[i]}):
             raise DataError(
                 f"it was fitted or tuned on {known} of the texts that are to be scored.",
                 "Tune it on the validation rows of a seed that is evaluated (--validation-fraction 0.3 keeps some).",
@@ -300,6 +298,20 @@ def score_samples(
     total = sum(count for _, count in costs)
     own = sum((cost * (count / max(1, total)) for cost, count in costs), Cost())
     return found, texts.cost + own
+
+
+def _seen(attack: EvaluatedAttack, fitted: FittedDetector) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which rows' originals the victim, or a detector out of a folder, says it has seen: (n,) all, and not in training.
+
+    A few texts of published test splits are training texts too, which `load_attack` bounds; others tuned the detector.
+    """
+    own = text_keys([row.original_text for row in attack.rows])
+    by_victim = np.isin(own, attack.victim.seen)
+    if fitted.seen is None:
+        return by_victim, np.zeros(len(own), dtype=np.bool_)
+    before = np.isin(own, fitted.seen)
+    trained = by_victim if attack.train is None else by_victim | np.isin(own, text_keys(attack.train.texts))
+    return before | by_victim, before & ~trained
 
 
 def _tune(

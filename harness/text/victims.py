@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from harness.text.architectures import (
 from harness.text.batches import padded_batches
 from harness.text.claims import check_claims
 from harness.text.encoding import encode_texts, prepare
+from harness.text.seen_texts import SEEN_FILE, read_seen
+from harness.text.text_dataset import TextDataset
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
 # Each is a function that returns a folder; lazily, for what makes them needs what stands here.
@@ -140,6 +142,8 @@ class Victim:
         self.device_seconds = 0.0
         self.forwards = 0
         self.backwards = 0
+        # Keys of the texts that trained it, where its folder says.
+        self.seen = np.zeros(0, dtype=np.uint64)
 
     @classmethod
     def load(cls, spec: str, **options: Any) -> Victim:
@@ -159,7 +163,10 @@ class Victim:
             return cls._from_pretrained(str(VICTIMS.get(spec)()), spec, **options)
         path = Path(spec).expanduser()
         if path.is_dir():
-            return cls._from_pretrained(str(path), path.resolve().name, **options)
+            victim = cls._from_pretrained(str(path), path.resolve().name, **options)
+            if (path / SEEN_FILE).is_file():
+                victim.seen = read_seen(path / SEEN_FILE)
+            return victim
         if looks_like_path(spec):
             raise MissingFileError(f"there is no victim folder {spec}.", "Train one: harness victim train --out DIR.")
         return cls._from_pretrained(spec, spec, **options)
@@ -238,6 +245,28 @@ class Victim:
         names = self.model.config.id2label
         return [str(names[index]) for index in range(self.num_labels)]
 
+    def with_own_labels(self, dataset: TextDataset) -> TextDataset:
+        """The dataset with this victim's class numbers, where both call their classes by the same names.
+
+        Names in a file are numbered by the alphabet, which the victim's need not be. Where none is one of the
+        victim's (`neg` and `NEGATIVE`, `LABEL_0`), the dataset's numbers are taken as they are.
+
+        Raises:
+            VictimError: Some names are the victim's, and others are not.
+        """
+        own = {name.casefold(): number for number, name in enumerate(self.label_names)}
+        names = [str(name).casefold() for name in dataset.label_names or ()]
+        if not own.keys() & set(names) or len(own) < self.num_labels or len(set(names)) < len(names):
+            return dataset
+        if other := [name for name in dataset.label_names or () if str(name).casefold() not in own]:
+            raise VictimError(
+                f"the classes of {dataset.name!r} don't match the victim: {other[0]!r} is none of its "
+                f"{', '.join(self.label_names)}.",
+                "Use the dataset that the victim was trained on, or train a victim on this one.",
+            )
+        numbers = np.array([own[name] for name in names], dtype=np.int64)
+        return replace(dataset, labels=numbers[dataset.labels], label_names=list(self.label_names))
+
     def check_labels(self, labels: NDArray[np.int64], dataset: str) -> None:
         """Refuse labels of a whole split that are not this victim's classes.
 
@@ -246,10 +275,11 @@ class Victim:
         Raises:
             VictimError: A label that the victim cannot predict, or classes of the victim that the data lacks.
         """
-        highest = int(labels.max()) if len(labels) else -1
-        if 0 < highest < self.num_labels - 1:
+        highest = int(labels.max(initial=-1))
+        lowest = int(labels.min(initial=highest))
+        if lowest < highest < self.num_labels - 1:
             raise VictimError(
-                f"the labels of {dataset!r} don't match the victim: the data has labels 0 to {highest}, "
+                f"the labels of {dataset!r} don't match the victim: the data has labels {lowest} to {highest}, "
                 f"the victim {self.name!r} knows 0 to {self.num_labels - 1}.",
                 "Use the dataset that the victim was trained on, or train a victim on this one.",
             )

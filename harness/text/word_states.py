@@ -71,7 +71,7 @@ def read_word_states(victim: Victim, texts: Sequence[str], layers: Sequence[int]
         victim.forwards += len(rows)
         real = batch["attention_mask"].bool().cpu().numpy()
         for place, row in enumerate(rows):
-            tokens, owner = hidden[place][real[place]], np.array(owners[row])
+            tokens, owner = hidden[place][real[place]], np.array(owners[row], dtype=np.int64)
             states = np.zeros((len(find_words(texts[row])), *tokens.shape[1:]), np.float32)
             np.add.at(states, owner[owner >= 0], tokens[: len(owner)][owner >= 0])
             pieces = np.bincount(owner[owner >= 0], minlength=len(states)).astype(np.int64)

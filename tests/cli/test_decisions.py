@@ -14,6 +14,7 @@ import pytest
 
 from harness.detectors.decisions import load_calibration
 from harness.text.adversarial import read_rows
+from harness.text.seen_texts import SEEN_FILE, write_seen
 
 WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 Main = Callable[..., int]
@@ -255,3 +256,44 @@ def test_what_cannot_be_joined_is_told(
     (old / "detector.json").write_text(json.dumps(facts))
     assert main("detect", "calibrate", old, "--calibration", data / "clean.txt") == 2
     assert "does not say which texts it has seen" in capsys.readouterr().err
+
+
+def test_texts_that_trained_the_victim_do_not_calibrate(
+    main: Main, data: Path, attack: Path, tiny_victim_folder: Any, tmp_path: Path, capsys: Captured
+) -> None:
+    victim = tmp_path / "victim"
+    shutil.copytree(tiny_victim_folder(), victim)
+    texts = (data / "clean.txt").read_text().splitlines()
+    write_seen(victim / SEEN_FILE, texts[:100])
+    fit = ["detect", "fit", "--dataset", data, "--victim", victim, "--detector", "msp", "--calibration"]
+    assert main(*fit, data / "clean.txt", "--out", tmp_path / "out") == 0
+    assert "calibrated on 30 clean texts of clean (100 more left out: seen in training)" in capsys.readouterr().out
+    (tmp_path / "own.txt").write_text("".join(text.upper() + " \n" for text in texts[:100]))
+    assert main(*fit, tmp_path / "own.txt", "--out", tmp_path / "none") == 2
+    assert (
+        "all 100 calibration texts of own are training texts of the detector or its victim" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "none").exists()
+    # Nor does an evaluation take an attack on them.
+    write_seen(victim / SEEN_FILE, [row.original_text for row in read_rows(attack)][:13])
+    evaluate = ["eval", "detect", "--attacks", attack, "--victim", victim, "--detector", "msp", "--scenario", "s2"]
+    assert main(*evaluate, "--out", tmp_path / "eval") == 2
+    assert "are training texts of the victim 'victim'" in capsys.readouterr().err
+
+
+def test_repeats_are_told(fit: Callable[..., int], data: Path, tmp_path: Path, capsys: Captured) -> None:
+    texts = (data / "clean.txt").read_text().splitlines()[:30]
+    (tmp_path / "repeated.txt").write_text("".join(text + "\n" for text in [*texts, *texts[:7], texts[0]]))
+    assert fit("--calibration", tmp_path / "repeated.txt") == 0
+    assert "note: 8 of them are repeats" in capsys.readouterr().out
+    assert fit("--calibration", data / "clean.txt", out="other") == 0
+    assert "are repeats" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [("--seed", 2**32), ("--calibration", "x", "--seed", 2**64)])
+def test_seeds_are_of_32_bits(
+    options: tuple[Any, ...], fit: Callable[..., int], tmp_path: Path, capsys: Captured
+) -> None:
+    assert fit(*options) == 2
+    assert "4294967295" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -14,13 +14,13 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from harness.core.errors import ConfigurationError, DataError, VictimError
+from harness.core.files import hash_file
 from harness.detectors import clean_texts
 from harness.detectors.clean_texts import (
     CleanTexts,
     load_clean_texts,
     load_seen,
     save_seen,
-    text_keys,
     tune_detector,
     tuning_rows,
     validation_rows,
@@ -37,6 +37,7 @@ from harness.detectors.fitting import build_detector, fit_detectors, save_detect
 from harness.evaluation.sampling import draw_sample
 from harness.text.adversarial import AdversarialRow, write_rows
 from harness.text.datasets import TextDataset
+from harness.text.seen_texts import text_keys
 
 WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 
@@ -224,17 +225,22 @@ def test_training_data_is_refused(train: TextDataset) -> None:
             CleanTexts("toy", "train", tuple(texts)).unseen(text_keys(train.texts), None, 0)
 
 
-def test_keys_are_those_of_the_exact_text(folder: Path, train: TextDataset) -> None:
+def test_case_and_white_space_make_no_new_text(folder: Path, train: TextDataset) -> None:
     facts = json.loads((folder / "detector.json").read_text())
     seen = load_seen(folder, facts)
-    assert np.isin(text_keys(train.texts), seen).all()
-    assert not np.isin(text_keys([text + " " for text in train.texts]), seen).any()
+    for change in (str, str.upper, lambda text: text + " ", lambda text: "\t" + text.replace(" ", "  ")):
+        assert np.isin(text_keys([change(text) for text in train.texts]), seen).all()
+    assert not np.isin(text_keys([text + "!" for text in train.texts]), seen).any()
     path = folder / "seen.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match="missing or damaged"):
         load_seen(folder, facts)
     with pytest.raises(ConfigurationError, match="does not say which texts"):
         load_seen(folder, {})
+    # Keys of exact texts, as they were kept once, would let these texts pass.
+    save_file({"keys": np.zeros(3, np.uint64)}, path)
+    with pytest.raises(ConfigurationError, match="an earlier version wrote"):
+        load_seen(folder, {"seen_sha256": hash_file(path)})
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

@@ -147,7 +147,7 @@ def test_too_few_rows_and_impossible_settings_are_refused(data):
     train, labels, _ = data
     with pytest.raises(DataError, match="KNN needs more training rows than its 10 neighbours; it has 10"):
         KNN().fit(outputs(train[:10]), labels[:10])
-    for options, told in (({"k": 0}, "at least 1 for k"), ({"k": 5, "rows": 5}, "at least 6 for rows")):
+    for options, told in (({"k": 0}, "at least 1 for k"), ({"k": 5, "rows": 5}, "5 neighbours, so rows=5 are too few")):
         with pytest.raises(ConfigurationError, match=told):
             KNN(**options)
     for k in (1.5, "ten", True):

@@ -15,6 +15,7 @@ from harness.text.edits import mask_word, token_words
 from harness.text.synonyms import shipped_synonyms
 from harness.text.victims import Victim
 from harness.text.word_states import read_word_states, state_layers
+from harness.text.word_vocabulary import new_word_classifier
 from harness.text.words import find_words
 
 WORDS = ("good", "bad", "film", "plot", "actor", "scene", "story", "dull", "bright", "slow", "quick", "warm", "cold")
@@ -156,6 +157,17 @@ def test_other_victims_and_more_classes(tiny_victim_folder, train, model_type, c
     detector.fit(victim.read(train[0]), np.arange(80) % classes)
     assert np.isfinite(detector.score(victim.read(STRANGE))).all()
     assert detector.score(victim.read([])).shape == (0,)
+
+
+def test_a_text_without_a_token_scores_alone_and_beside_others(train):
+    victim = Victim("cnn", *new_word_classifier("wordcnn", train[0], ["bad", "good"]), device="cpu")
+    detector = Palimpsest(rows=80).attach(victim)
+    detector.fit_corpus(train[0])
+    detector.fit(victim.read(train[0]), train[1])
+    alone = detector.score(victim.read(["\u200b"]))
+    together = detector.score(victim.read(["a good film", "\u200b", "dull plot"]))
+    assert np.isfinite(together).all()
+    np.testing.assert_allclose(alone[0], together[1], rtol=1e-5)
 
 
 def test_words_beyond_the_cut_give_no_evidence(fitted, tiny_victim):

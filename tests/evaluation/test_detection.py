@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from harness.detectors.clean_texts import save_seen
 from harness.detectors.fitting import build_detector, fit_detectors, save_detector
 from harness.detectors.specs import parse_spec
 from harness.evaluation.detection import EvaluationSettings
+from harness.evaluation.figures import _style
 from harness.evaluation.metrics import threshold_at_fpr
 from harness.evaluation.runs import EvaluationRequest, run_evaluation
 from harness.evaluation.sampling import draw_sample
@@ -71,6 +73,24 @@ def test_a_finished_run_is_read_back_and_not_computed_again(attacked, tmp_path, 
     assert [row["detector"] for row in again.tables[0].rows] == ["RDE(-MCD)", "MLE", "MSP"]
     with pytest.raises(ConfigurationError):
         run_evaluation(request(attacked, detectors=("msp",)), tmp_path / "out")
+
+
+def test_detectors_are_fitted_on_the_attacked_dataset_wherever_it_is(attacked, folders, tmp_path):
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(folders[1], moved)
+    other.mkdir()
+    for split in ("train", "test"):
+        (other / f"{split}.csv").write_text("text,label\n" + "".join(f"words {split} {i},{i % 2}\n" for i in range(40)))
+    asked = request(attacked, detectors=("msp",))
+    assert run_evaluation(dataclasses.replace(asked, dataset=str(moved)), tmp_path / "out").rows
+    with pytest.raises(ConfigurationError, match=r"no text that was attacked in .* is in the split 'test' of 'other'"):
+        run_evaluation(dataclasses.replace(asked, dataset=str(other)), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_curve_looks_another_way():
+    looks = [tuple(sorted(_style(number).items())) for number in range(23)]
+    assert len(set(looks)) == 23
 
 
 def test_the_heldout_threshold_comes_from_originals_of_validation_rows(attacked, tiny_victim_folder, tmp_path):

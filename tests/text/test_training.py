@@ -19,6 +19,7 @@ from harness.core.errors import ConfigurationError, DataError, HarnessError, Mis
 from harness.core.files import read_json
 from harness.core.runs import Run
 from harness.text.datasets import TextDataset
+from harness.text.seen_texts import SEEN_FILE, text_keys
 from harness.text.starting_points import encoder_hash, encoder_name, pretrained_classifier
 from harness.text.training import TrainingData, TrainingSettings, train_victim, training_data, training_settings
 from harness.text.victims import Victim
@@ -91,6 +92,13 @@ def test_it_learns_and_the_folder_is_that_victim(trained: tuple[Path, dict[str, 
     assert float((predictions == data.heldout.labels).mean()) == facts["accuracy"]
     assert victim.hash == facts["victim_hash"]
     assert victim.label_names == ["neg", "pos"]
+
+
+def test_what_trained_it_is_kept_as_hashes(trained: tuple[Path, dict[str, Any]], data: TrainingData) -> None:
+    victim = Victim.load(str(trained[0]))
+    assert set(text_keys(data.train.texts)) == set(victim.seen)
+    assert len(set(text_keys(data.heldout.texts)) - set(victim.seen)) > 0
+    assert not any(text.encode() in (trained[0] / SEEN_FILE).read_bytes() for text in data.train.texts)
 
 
 def test_facts_are_kept(trained: tuple[Path, dict[str, Any]], data: TrainingData) -> None:

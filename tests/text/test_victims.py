@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from harness.core.devices import bf16_supported
 from harness.core.errors import ConfigurationError, HarnessError, MissingFileError, VictimError
+from harness.text.datasets import TextDataset
 from harness.text.victims import Victim
 
 Folder = Callable[..., Path]
@@ -392,7 +393,35 @@ def test_slow_tokenizer_is_refused(tiny_victim: Victim, tiny_victim_folder: Fold
 def test_labels_of_another_number_of_classes_are_refused(tiny_victim_folder: Any) -> None:
     four = Victim.load(str(tiny_victim_folder("bert", num_labels=4)))
     four.check_labels(np.array([0, 3, 1]), "news")
-    four.check_labels(np.zeros(3, dtype=np.int64), "a part of it")
-    for labels, message in ((np.array([0, 1]), "labels 0 to 1"), (np.array([0, 4]), "label 4")):
+    for only in range(4):
+        four.check_labels(np.full(3, only, dtype=np.int64), "a part of it")
+    for labels, message in (
+        (np.array([0, 1]), "labels 0 to 1"),
+        (np.array([2, 1]), "labels 1 to 2"),
+        (np.array([0, 4]), "label 4"),
+    ):
         with pytest.raises(VictimError, match=message):
             four.check_labels(labels, "reviews")
+
+
+def named(names: list[str] | None, labels: list[int]) -> TextDataset:
+    """A dataset whose classes have names."""
+    texts = [f"text {number}" for number in range(len(labels))]
+    return TextDataset("news", "test", texts, np.array(labels), np.arange(len(labels)), names, {})
+
+
+def test_classes_of_the_same_names_get_the_victims_numbers(tiny_victim_folder: Folder) -> None:
+    victim = Victim.load(str(tiny_victim_folder("bert", 3)), device="cpu")
+    victim.model.config.id2label = {0: "World", 1: "Sports", 2: "Business"}
+    victim.__dict__.pop("label_names", None)
+    # As names in a file are numbered: by the alphabet.
+    own = victim.with_own_labels(named(["business", "sports", "world"], [0, 1, 2, 0]))
+    assert own.labels.tolist() == [2, 1, 0, 2]
+    assert own.label_names == ["World", "Sports", "Business"]
+    assert victim.with_own_labels(named(["World"], [0, 0])).labels.tolist() == [0, 0]
+    assert victim.with_own_labels(named(["Business"], [0, 0])).labels.tolist() == [2, 2]
+    for names in (None, ["a", "b", "c"], ["1", "2", "3"]):
+        dataset = named(names, [0, 1, 2])
+        assert victim.with_own_labels(dataset) is dataset
+    with pytest.raises(VictimError, match="'Science' is none of its World, Sports, Business"):
+        victim.with_own_labels(named(["Science", "World"], [0, 1]))
