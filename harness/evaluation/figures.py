@@ -11,11 +11,13 @@ from harness.evaluation.detection import AttackResult
 from harness.evaluation.metrics import roc_points
 
 _DASHES = ("-", "--", "-.", ":")
+_FEW = 5  # detectors whose names leave room for their curves
 
 
 def draw_roc(result: AttackResult, path: Path) -> None:
     """Draw the ROC curves of all detectors on the first seed's sample."""
-    figure, axes = new_figure(1)
+    many = len(result.detectors) > _FEW
+    figure, axes = new_figure(1, size=(9.0, 4.8) if many else None)
     for number, detector in enumerate(result.detectors):
         seed = detector.seeds[0]
         fpr, tpr = roc_points(seed.scores, seed.adversarial)
@@ -26,7 +28,10 @@ def draw_roc(result: AttackResult, path: Path) -> None:
     axes[0].axvline(0.1, color="0.6", linewidth=0.8, linestyle=":")
     axes[0].set(xlabel="false-positive rate", ylabel="true-positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
     axes[0].set_title(_title(result))
-    axes[0].legend(loc="lower right", frameon=False)
+    if many:  # their names would hide the curves
+        figure.legend(loc="outside right center", frameon=False)
+    else:
+        axes[0].legend(loc="lower right", frameon=False)
     save_figure(figure, path)
 
 
