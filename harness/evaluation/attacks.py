@@ -152,11 +152,14 @@ def load_attack(
 def _check_same_dataset(folder: Path, rows: list[AdversarialRow], pointer: dict[str, Any]) -> None:
     """Refuse to fit detectors on another dataset than the attacked one, which rows would not say.
 
-    A folder that has moved or has another name is the same dataset: attacked texts are there.
+    A folder that has moved or has another name is the same dataset: attacked texts are there. A single file may hold
+    the training texts alone, as a folder without the attacked split does.
     """
+    if Path(pointer["spec"]).is_file():
+        return
     try:
         split = load_from_pointer(pointer, rows[0].split)
-    except DataError:  # it has no such split; a train split may be all that is at hand
+    except DataError:  # it has no such split
         return
     if not np.isin(text_keys([row.original_text for row in rows]), text_keys(split.texts)).any():
         raise ConfigurationError(

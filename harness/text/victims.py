@@ -249,14 +249,15 @@ class Victim:
         """The dataset with this victim's class numbers, where both call their classes by the same names.
 
         Names in a file are numbered by the alphabet, which the victim's need not be. Where none is one of the
-        victim's (`neg` and `NEGATIVE`, `LABEL_0`), the dataset's numbers are taken as they are.
+        victim's (`neg` and `NEGATIVE`, `LABEL_0`) or all are numbers, the dataset's numbers are taken as they are.
 
         Raises:
             VictimError: Some names are the victim's, and others are not.
         """
         own = {name.casefold(): number for number, name in enumerate(self.label_names)}
         names = [str(name).casefold() for name in dataset.label_names or ()]
-        if not own.keys() & set(names) or len(own) < self.num_labels or len(set(names)) < len(names):
+        shared = own.keys() & set(names)
+        if all(name.isdigit() for name in shared) or len(own) < self.num_labels or len(set(names)) < len(names):
             return dataset
         if other := [name for name in dataset.label_names or () if str(name).casefold() not in own]:
             raise VictimError(

@@ -83,6 +83,10 @@ def test_detectors_are_fitted_on_the_attacked_dataset_wherever_it_is(attacked, f
         (other / f"{split}.csv").write_text("text,label\n" + "".join(f"words {split} {i},{i % 2}\n" for i in range(40)))
     asked = request(attacked, detectors=("msp",))
     assert run_evaluation(dataclasses.replace(asked, dataset=str(moved)), tmp_path / "out").rows
+    (tmp_path / "alone").mkdir()
+    shutil.copy(moved / "train.csv", tmp_path / "alone")
+    for spec in (moved / "train.csv", tmp_path / "alone"):
+        assert run_evaluation(dataclasses.replace(asked, dataset=str(spec)), tmp_path / f"out-{spec.stem}").rows
     with pytest.raises(ConfigurationError, match=r"no text that was attacked in .* is in the split 'test' of 'other'"):
         run_evaluation(dataclasses.replace(asked, dataset=str(other)), tmp_path / "none")
     assert not (tmp_path / "none").exists()
