@@ -74,7 +74,6 @@ def fit(
         check_needs_no_attacks,
         check_takes_attacks,
         load_clean_texts,
-        save_seen,
         tune_detector,
         tuning_rows,
     )
@@ -90,7 +89,7 @@ def fit(
     )
     from harness.detectors.specs import canonical_spec, parse_spec
     from harness.text.datasets import load_dataset
-    from harness.text.seen_texts import SEEN_FILE, text_keys
+    from harness.text.seen_texts import SEEN_FILE, save_seen, text_keys
     from harness.text.sources import dataset_id, victim_pointer
     from harness.text.victims import Victim
 
@@ -225,12 +224,12 @@ def joint(
     from harness.core.errors import ConfigurationError
     from harness.core.runs import Run
     from harness.detectors import joining
-    from harness.detectors.clean_texts import load_clean_texts, save_seen, tuning_rows
+    from harness.detectors.clean_texts import load_clean_texts, tuning_rows
     from harness.detectors.decisions import calibrate as calibrated
     from harness.detectors.decisions import check_promise, save_calibration
     from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE, save_detector
     from harness.detectors.pairing import check_facts
-    from harness.text.seen_texts import SEEN_FILE
+    from harness.text.seen_texts import SEEN_FILE, save_seen
 
     rate = _FPR if fpr is None else fpr
     check_promise(rate, confidence)

@@ -23,7 +23,7 @@ from harness.text.columns import TEXT_COLUMNS, check_texts
 from harness.text.datasets import DATASETS, load_dataset
 from harness.text.local_files import READERS, read_file
 from harness.text.reading import read_texts
-from harness.text.seen_texts import SEEN_FILE, Keys, read_seen, text_keys, write_seen
+from harness.text.seen_texts import SEEN_FILE, Keys, read_seen, text_keys
 from harness.text.victims import Victim
 
 # The share of an attack's rows that the protocol sets aside first (Yoo et al., Findings of ACL 2022).
@@ -228,19 +228,6 @@ def check_needs_no_attacks(detector: Detector) -> None:
         )
 
 
-def save_seen(folder: Path, *parts: Sequence[str] | Keys) -> str:
-    """Keep which texts a detector and its victim have seen, beside the detector.
-
-    Args:
-        folder: The detector's folder.
-        *parts: Texts (the whole training split, those it was tuned on), and keys kept by others.
-
-    Returns:
-        The file's hash, for the detector's facts (`seen_sha256`).
-    """
-    return write_seen(folder / SEEN_FILE, *parts)
-
-
 def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
     """Keys of the texts that a detector and its victim have seen.
 
@@ -249,7 +236,7 @@ def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
         facts: Its facts.
 
     Raises:
-        ConfigurationError: The detector keeps none, or an earlier version's: it was fitted by one.
+        ConfigurationError: It was fitted by an earlier version, which kept none, or only the exact texts.
         DataError: The file is missing or damaged.
     """
     if "seen_sha256" not in facts:
@@ -260,7 +247,7 @@ def load_seen(folder: Path, facts: dict[str, Any]) -> Keys:
     path = folder / SEEN_FILE
     if not path.is_file() or hash_file(path) != facts["seen_sha256"]:
         raise DataError(f"{path} is missing or damaged.", "Fit the detector again.")
-    return read_seen(path)
+    return read_seen(folder)
 
 
 def _refuse_split(split: str | None, source: str, kind: str) -> None:

@@ -28,7 +28,7 @@ from harness.detectors.fitting import DETECTOR_FILE, STATE_FILE, load_detector
 from harness.detectors.joint_detector import JointDetector
 from harness.detectors.other_model import OtherModelDetector
 from harness.detectors.pairing import check_facts
-from harness.text.seen_texts import SEEN_FILE, write_seen
+from harness.text.seen_texts import save_seen
 from harness.text.victims import VICTIMS
 
 CARD = "README.md"
@@ -99,7 +99,7 @@ def _write(found: _Fitted, staging: Path) -> None:
     facts["versions"] = _public(facts.get("versions"))
     facts["state_sha256"] = _save(staging / STATE_FILE, found.detector.arrays())
     if found.seen is not None:
-        facts["seen_sha256"] = write_seen(staging / SEEN_FILE, found.seen)
+        facts["seen_sha256"] = save_seen(staging, found.seen)
     write_json(staging / DETECTOR_FILE, facts)
     if found.calibration is not None:
         told = {key: found.calibration.facts[key] for key in _CALIBRATION if key in found.calibration.facts}

@@ -31,12 +31,12 @@ def text_keys(texts: Iterable[str]) -> Keys:
     return np.array([int(source_key(text)[:16], 16) for text in plain], dtype=np.uint64)
 
 
-def write_seen(path: Path, *parts: Sequence[str] | Keys) -> str:
-    """Keep texts as hashes.
+def save_seen(folder: Path, *parts: Sequence[str] | Keys) -> str:
+    """Keep which texts a detector or a victim has seen, in its folder.
 
     Args:
-        path: The file.
-        *parts: Texts, or keys that were kept before.
+        folder: The folder.
+        *parts: Texts (a whole training split, texts that tuned), and keys kept by others.
 
     Returns:
         The file's hash.
@@ -44,22 +44,25 @@ def write_seen(path: Path, *parts: Sequence[str] | Keys) -> str:
     from safetensors.numpy import save
 
     known = [part if isinstance(part, np.ndarray) else text_keys(part) for part in parts]
-    with atomic_writer(path) as handle:
+    with atomic_writer(folder / SEEN_FILE) as handle:
         handle.write(save({_ARRAY: np.unique(np.concatenate([np.zeros(0, np.uint64), *known]))}))
-    return hash_file(path)
+    return hash_file(folder / SEEN_FILE)
 
 
-def read_seen(path: Path) -> Keys:
-    """The keys that `write_seen` kept.
+def read_seen(folder: Path) -> Keys:
+    """The keys that `save_seen` kept in a folder; none where it kept nothing.
 
     Raises:
         ConfigurationError: An earlier version kept them, which took the exact texts.
-        DataError: The file is missing or damaged.
+        DataError: The file is damaged.
     """
-    arrays = read_arrays(path) if path.is_file() else {}
+    path = folder / SEEN_FILE
+    if not path.is_file():
+        return np.zeros(0, dtype=np.uint64)
+    arrays = read_arrays(path)
     if set(arrays) == {"keys"}:
         raise ConfigurationError(f"an earlier version wrote {path}.", "Make it again with this version.")
     keys = arrays.get(_ARRAY)
     if keys is None or keys.dtype != np.uint64 or keys.ndim != 1:
-        raise DataError(f"{path} is missing or damaged: it holds no keys of texts.", "Make it again.")
+        raise DataError(f"{path} is damaged: it holds no keys of texts.", "Make it again.")
     return keys

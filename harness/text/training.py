@@ -21,7 +21,7 @@ from harness.text.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, save_adapter,
 from harness.text.architectures import WORD_ENCODERS
 from harness.text.datasets import TextDataset, available_splits, load_dataset, source_key
 from harness.text.encoding import encode_texts
-from harness.text.seen_texts import SEEN_FILE, write_seen
+from harness.text.seen_texts import SEEN_FILE, save_seen
 from harness.text.sources import victim_pointer
 from harness.text.starting_points import encoder_name, load_starting_point, pretrained_classifier
 from harness.text.victims import Victim, token_limit
@@ -184,7 +184,7 @@ def train_victim(
             tokenizer.save_pretrained(staged)
         else:
             _save_adapter(model, Path(staged), encoder)
-        write_seen(Path(staged) / SEEN_FILE, data.train.texts)
+        save_seen(Path(staged), data.train.texts)
         for file in Path(staged).iterdir():
             file.replace(run.path(file.name))
     # As it was written: an adapter is rounded and merged.

@@ -30,7 +30,7 @@ from harness.text.architectures import (
 from harness.text.batches import padded_batches
 from harness.text.claims import check_claims
 from harness.text.encoding import encode_texts, prepare
-from harness.text.seen_texts import SEEN_FILE, read_seen
+from harness.text.seen_texts import read_seen
 from harness.text.text_dataset import TextDataset
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -164,8 +164,7 @@ class Victim:
         path = Path(spec).expanduser()
         if path.is_dir():
             victim = cls._from_pretrained(str(path), path.resolve().name, **options)
-            if (path / SEEN_FILE).is_file():
-                victim.seen = read_seen(path / SEEN_FILE)
+            victim.seen = read_seen(path)
             return victim
         if looks_like_path(spec):
             raise MissingFileError(f"there is no victim folder {spec}.", "Train one: harness victim train --out DIR.")

@@ -14,7 +14,7 @@ import pytest
 
 from harness.detectors.decisions import load_calibration
 from harness.text.adversarial import read_rows
-from harness.text.seen_texts import SEEN_FILE, write_seen
+from harness.text.seen_texts import save_seen
 
 WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 Main = Callable[..., int]
@@ -264,7 +264,7 @@ def test_texts_that_trained_the_victim_do_not_calibrate(
     victim = tmp_path / "victim"
     shutil.copytree(tiny_victim_folder(), victim)
     texts = (data / "clean.txt").read_text().splitlines()
-    write_seen(victim / SEEN_FILE, texts[:100])
+    save_seen(victim, texts[:100])
     fit = ["detect", "fit", "--dataset", data, "--victim", victim, "--detector", "msp", "--calibration"]
     assert main(*fit, data / "clean.txt", "--out", tmp_path / "out") == 0
     assert "calibrated on 30 clean texts of clean (100 more left out: seen in training)" in capsys.readouterr().out
@@ -275,7 +275,7 @@ def test_texts_that_trained_the_victim_do_not_calibrate(
     )
     assert not (tmp_path / "none").exists()
     # Nor does an evaluation take an attack on them.
-    write_seen(victim / SEEN_FILE, [row.original_text for row in read_rows(attack)][:13])
+    save_seen(victim, [row.original_text for row in read_rows(attack)][:13])
     evaluate = ["eval", "detect", "--attacks", attack, "--victim", victim, "--detector", "msp", "--scenario", "s2"]
     assert main(*evaluate, "--out", tmp_path / "eval") == 2
     assert "are training texts of the victim 'victim'" in capsys.readouterr().err
@@ -297,3 +297,36 @@ def test_seeds_are_of_32_bits(
     assert fit(*options) == 2
     assert "4294967295" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_class_names_are_the_victims_in_every_command(
+    main: Main, data: Path, tiny_victim_folder: Any, tmp_path: Path
+) -> None:
+    names = ("warm", "cold")  # against the alphabet
+    victim, named = tmp_path / "victim", tmp_path / "named" / "reviews"
+    shutil.copytree(tiny_victim_folder(), victim)
+    config = json.loads((victim / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (victim / "config.json").write_text(json.dumps(config))
+    named.mkdir(parents=True)
+    for split in ("train", "test"):
+        rows = rows_of(data / f"{split}.csv")
+        with open(named / f"{split}.csv", "w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(["text", "label"])
+            writer.writerows([row["text"], names[int(row["label"])]] for row in rows)
+    labels, hashes = [], []
+    for dataset in (data, named):
+        out = tmp_path / f"of-{dataset.parent.name}"
+        attack = ["attack", "run", "--dataset", dataset, "--victim", victim, "--limit", 60, "--out", out / "attack"]
+        assert main(*attack) == 0
+        labels.append([row.label for row in read_rows(out / "attack")])
+        fit = ["detect", "fit", "--dataset", dataset, "--victim", victim, "--detector", "mle", "--out", out / "fit"]
+        assert main(*fit) == 0
+        hashes.append([json.loads((out / "fit" / "detector.json").read_text())["dataset_hash"]])
+        evaluate = ["--detector", "mle", "--scenario", "s2", "--seeds", 0, "--replicates", 10, "--out", out / "eval"]
+        assert main("eval", "detect", "--attacks", out / "attack", *evaluate) == 0
+        (found,) = json.loads((out / "eval" / "results.json").read_text())
+        hashes[-1].append(found["rows"][0]["protocol"]["detector"]["train_hash"])
+    assert labels[0] == labels[1]
+    assert hashes[0] == hashes[1]

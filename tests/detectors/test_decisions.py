@@ -20,7 +20,6 @@ from harness.detectors.clean_texts import (
     CleanTexts,
     load_clean_texts,
     load_seen,
-    save_seen,
     tune_detector,
     tuning_rows,
     validation_rows,
@@ -37,7 +36,7 @@ from harness.detectors.fitting import build_detector, fit_detectors, save_detect
 from harness.evaluation.sampling import draw_sample
 from harness.text.adversarial import AdversarialRow, write_rows
 from harness.text.datasets import TextDataset
-from harness.text.seen_texts import text_keys
+from harness.text.seen_texts import save_seen, text_keys
 
 WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 

@@ -15,13 +15,13 @@ from scipy import stats
 
 from harness.core.conformal import threshold_at_fpr
 from harness.core.errors import ConfigurationError, DataError, NotFittedError, VictimError
-from harness.detectors.clean_texts import CleanTexts, TuningRows, save_seen
+from harness.detectors.clean_texts import CleanTexts, TuningRows
 from harness.detectors.fitting import build_detector, fit_detectors, load_detector, save_detector
 from harness.detectors.joining import join, load_members, member_scores, split_halves
 from harness.detectors.joint import METHODS, JointDecision, compare_methods
 from harness.detectors.joint_detector import JointDetector
 from harness.text.datasets import TextDataset
-from harness.text.seen_texts import text_keys
+from harness.text.seen_texts import save_seen, text_keys
 
 WORDS = ("a", "good", "bad", "film", "story", "dull", "warm", "never", "clumsy", "music", "love", "long", "the", "and")
 

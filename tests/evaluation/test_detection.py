@@ -11,7 +11,6 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from harness.core.errors import ConfigurationError, DataError, VictimError
 from harness.core.rows import read_rows as read_result_rows
-from harness.detectors.clean_texts import save_seen
 from harness.detectors.fitting import build_detector, fit_detectors, save_detector
 from harness.detectors.specs import parse_spec
 from harness.evaluation.detection import EvaluationSettings
@@ -22,6 +21,7 @@ from harness.evaluation.sampling import draw_sample
 from harness.leaderboard.board import add
 from harness.text.adversarial import read_rows
 from harness.text.datasets import load_dataset
+from harness.text.seen_texts import save_seen
 from harness.text.victims import Victim
 
 DETECTORS = ("rde-empirical", "mle", "msp")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from harness.core.errors import ConfigurationError, VictimError
-from harness.detectors.clean_texts import save_seen
 from harness.detectors.fitting import build_detector, fit_detectors, load_detector, save_detector
 from harness.detectors.scoring import score
 from harness.evaluation.evasion import evasion_facts, evasion_threshold, scoring_function
 from harness.text.datasets import TextDataset, source_key
+from harness.text.seen_texts import save_seen
 from harness.text.victims import Victim
 from textadv.plan import AttackPlan, EvasionPlan
 
